@@ -1,0 +1,1 @@
+"""The HTTP edge: reads requests, writes answers, knows no policy and no SQL."""

@@ -1,0 +1,76 @@
+"""Brings the database to what the configuration file declares: tenants, keys, models, first releases.
+
+Safe to run at every start. Traffic moves only to a release that the file newly describes, so that what an
+operator moved since stays moved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from adapters.errors import AdapterNotFound
+from adapters.registry import Registry
+from adapters.releases import Releases, ReleaseSpec, RetrievalBinding, SystemPrompt
+from adapters.store import AdapterStore
+from gateway.errors import ConfigurationError
+from gateway.policy.auth import Scope
+from gateway.settings import ModelSettings, Settings
+from gateway.tenants import Tenants, bump
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """Where declarations are written."""
+
+    db: sa.Engine
+    tenants: Tenants
+    releases: Releases
+    registry: Registry
+    store: AdapterStore
+
+
+def declare(settings: Settings, to: Declared) -> None:
+    """Apply the file. Raises ConfigurationError, which names what is wrong, before anything is served."""
+    for model in settings.shared_models:
+        _declare_model(model, None, to)
+    for entry in settings.tenants:
+        tenant = to.tenants.ensure(entry.name)
+        for key in entry.keys:
+            to.tenants.ensure_key(tenant.id, key.name, key.resolve(), [Scope.INFERENCE, Scope.MANAGE])
+        for model in entry.models:
+            _declare_model(model, tenant.id, to)
+    with to.db.begin() as connection:
+        bump(connection)
+
+
+def _declare_model(entry: ModelSettings, tenant_id: str | None, to: Declared) -> None:
+    if entry.adapter is not None:
+        try:
+            manifest = to.store.get(entry.adapter)
+        except AdapterNotFound as error:
+            raise ConfigurationError(
+                f"model {entry.name} wants the adapter {entry.adapter}, which the adapter store does not hold"
+            ) from error
+        if manifest.base_model != entry.base_model:
+            raise ConfigurationError(
+                f"adapter {entry.adapter} was trained on {manifest.base_model}, model {entry.name} is on "
+                f"{entry.base_model}"
+            )
+        to.registry.register(tenant_id, manifest)
+    model = to.releases.ensure_model(tenant_id, entry.name, entry.base_model)
+    prompt, binding = entry.system_prompt, entry.retrieval
+    spec = ReleaseSpec(
+        adapter_id=entry.adapter,
+        system_prompt=SystemPrompt(prompt.text, prompt.policy) if prompt else None,
+        retrieval=RetrievalBinding(binding.vector_store_ids, binding.mode, binding.max_tokens)
+        if binding
+        else None,
+        sampling=dict(entry.sampling),
+    )
+    known = {release.id for release in to.releases.list_releases(model.id)}
+    release = to.releases.create_release(model.id, spec)
+    if release.id not in known:
+        generation = to.releases.get_traffic(model.id).generation
+        to.releases.set_traffic(model.id, {release.id: 100}, generation)

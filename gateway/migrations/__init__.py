@@ -1,0 +1,1 @@
+"""Alembic: one file per schema version, applied in order at start-up."""
