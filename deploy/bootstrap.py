@@ -42,24 +42,29 @@ class Refusal(Exception):
     """This machine can't; the message is one sentence that says why and what to do."""
 
 
-def main(arguments):
+def main(arguments: "list[str]") -> None:
     if len(arguments) < 1 or arguments[0] not in COMMANDS:
         raise Refusal("say one of: " + ", ".join(COMMANDS))
     command = arguments[0]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    check_python(sys.version_info)
+    check_python(sys.version_info[:2])
     gpu = wants_gpu()
     check_processor(platform.system(), platform.machine(), read("/proc/cpuinfo"), gpu)
     if command == SERVE:
         check_port(os.environ.get("REPERTORY_PORT", "8000"))
     if command in (SERVE, TEST):
-        check_memory(available_memory(), gpu)
+        memory = (
+            read("/proc/meminfo"),
+            read("/sys/fs/cgroup/memory.max"),
+            read("/sys/fs/cgroup/memory.current"),
+        )
+        check_memory(available_memory(*memory), gpu)
         check_compiler()
     install(gpu, with_development=command != SERVE)
     run(command, arguments[1:])
 
 
-def run(command, rest):
+def run(command: str, rest: "list[str]") -> None:
     """Become the command: no process of ours is left in between."""
     module = [PYTHON, "-m"]
     argv = {
@@ -74,11 +79,11 @@ def run(command, rest):
     os.execv(argv[0], argv)
 
 
-def check_python(version):
-    if not OLDEST <= tuple(version[:2]) <= NEWEST:
+def check_python(version: "tuple[int, ...]") -> None:
+    if not OLDEST <= version[:2] <= NEWEST:
         raise Refusal(
             "Python %d.%d is not supported: install Python %d.%d to %d.%d, or name one with `make PYTHON=...`"
-            % (tuple(version[:2]) + OLDEST + NEWEST)
+            % (version[:2] + OLDEST + NEWEST)
         )
     try:
         import ensurepip  # noqa: F401
@@ -86,23 +91,25 @@ def check_python(version):
     except ImportError:
         raise Refusal(
             "this Python lacks the venv module: install it (on Debian and Ubuntu, the package python%d.%d-venv)"
-            % tuple(version[:2])
+            % version[:2]
         ) from None
 
 
-def check_processor(system, machine, cpuinfo, gpu):
+def check_processor(system: str, machine: str, cpuinfo: str, gpu: bool) -> None:
     if system != "Linux" or machine != "x86_64":
-        raise Refusal("this is %s on %s, and the engine's packages are for Linux on x86_64" % (system, machine))
+        raise Refusal(
+            "this is %s on %s, and the engine's packages are for Linux on x86_64" % (system, machine)
+        )
     if not gpu and not re.search(r"^flags\s*:.*\bavx2\b", cpuinfo, re.M):
         raise Refusal("this processor lacks AVX2, which the engine needs where there is no NVIDIA GPU")
 
 
-def check_compiler():
+def check_compiler() -> None:
     if shutil.which(os.environ.get("CXX", "g++")) is None and shutil.which("gcc") is None:
         raise Refusal("no C compiler was found: install one (on Debian and Ubuntu, the package g++)")
 
 
-def check_port(text):
+def check_port(text: str) -> None:
     if not text.isdigit() or not 1 <= int(text) <= 65535:
         raise Refusal("REPERTORY_PORT is %r, and a port is a number from 1 to 65535" % text)
     probe = socket.socket()
@@ -118,7 +125,7 @@ def check_port(text):
         probe.close()
 
 
-def check_memory(available, gpu):
+def check_memory(available: int, gpu: bool) -> None:
     if not gpu and available < MEMORY:
         raise Refusal(
             "%.1f GiB of memory are available, and engine and gateway need %d GiB: close something or use a "
@@ -126,17 +133,16 @@ def check_memory(available, gpu):
         )
 
 
-def check_disk(folder, needed):
+def check_disk(folder: str, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise Refusal("%.1f GiB are free in %s, and this step needs %.1f GiB" % (free / GIB, folder, needed / GIB))
+        raise Refusal(
+            "%.1f GiB are free in %s, and this step needs %.1f GiB" % (free / GIB, folder, needed / GIB)
+        )
 
 
-def available_memory(meminfo=None, limit=None, used=None):
+def available_memory(meminfo: str, limit: str = "", used: str = "") -> int:
     """Bytes: what the kernel calls available, or what is left of this control group's limit if that is less."""
-    meminfo = read("/proc/meminfo") if meminfo is None else meminfo
-    limit = read("/sys/fs/cgroup/memory.max") if limit is None else limit
-    used = read("/sys/fs/cgroup/memory.current") if used is None else used
     match = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.M)
     available = int(match.group(1)) * 1024 if match else MEMORY
     if limit.strip().isdigit() and used.strip().isdigit():
@@ -144,7 +150,7 @@ def available_memory(meminfo=None, limit=None, used=None):
     return available
 
 
-def wants_gpu():
+def wants_gpu() -> bool:
     choice = os.environ.get("REPERTORY_ENGINE", "auto")
     if choice not in ("auto", "cpu", "gpu"):
         raise Refusal("REPERTORY_ENGINE is %r, and it can be auto, cpu or gpu" % choice)
@@ -153,7 +159,7 @@ def wants_gpu():
     return shutil.which("nvidia-smi") is not None and os.path.exists("/dev/nvidiactl")
 
 
-def install(gpu, with_development):
+def install(gpu: bool, with_development: bool) -> None:
     """Make .venv hold exactly what the requirement files say; a stamp tells that it does."""
     kind = "gpu" if gpu else "cpu"
     wanted = [(kind, os.path.join(REQUIREMENTS, kind + ".txt"))]
@@ -177,11 +183,16 @@ def install(gpu, with_development):
             file.write(digest(path))
 
 
-def install_torch(requirements):
+def install_torch(requirements: str) -> None:
     """First and alone: PyPI's build of the same version is the CUDA one, several GiB larger."""
-    version = re.search(r"^# torch (\S+)", read(requirements), re.M).group(1)
-    if subprocess.call([PYTHON, "-c", "import torch, sys; sys.exit(torch.__version__ != '%s')" % version],
-                       stderr=subprocess.DEVNULL) == 0:
+    version = re.findall(r"^# torch (\S+)", read(requirements), re.M)[0]
+    if (
+        subprocess.call(
+            [PYTHON, "-c", "import torch, sys; sys.exit(torch.__version__ != '%s')" % version],
+            stderr=subprocess.DEVNULL,
+        )
+        == 0
+    ):
         return
     say("Installing torch %s" % version)
     command = [PYTHON, "-m", "pip", "install", "torch==" + version]
@@ -191,7 +202,7 @@ def install_torch(requirements):
         call([*command, "--index-url", TORCH_INDEX])
 
 
-def install_file(name, path, pinned_all):
+def install_file(name: str, path: str, pinned_all: bool) -> None:
     total = len(re.findall(r"^[A-Za-z0-9]", read(path), re.M))
     say("Installing %d packages (%s)" % (total, name))
     command = [PYTHON, "-m", "pip", "install", "--progress-bar", "off", "-r", path]
@@ -199,7 +210,7 @@ def install_file(name, path, pinned_all):
     call([*command, "--no-deps"] if pinned_all else command, progress=total)
 
 
-def call(command, progress=0):
+def call(command: "list[str]", progress: int = 0) -> None:
     """Run a step with its output in the log; Refusal says what went wrong."""
     environment = dict(os.environ, PIP_DISABLE_PIP_VERSION_CHECK="1", PYTHONUNBUFFERED="1")
     with open(INSTALL_LOG, "a") as log:
@@ -207,10 +218,15 @@ def call(command, progress=0):
         log.flush()
         begun = log.tell()
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, env=environment
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            universal_newlines=True,
+            env=environment,
         )
         try:
             bar = Bar(progress)
+            assert process.stdout is not None
             for line in process.stdout:
                 log.write(line)
                 bar.see(line)
@@ -226,11 +242,15 @@ def call(command, progress=0):
             raise Refusal(explain(log.read()))
 
 
-def explain(output):
+def explain(output: str) -> str:
     """One sentence about a failed installation."""
     if "No space left on device" in output or "Errno 28" in output:
-        return "the disk is full: free %d GiB and run the same command again; it goes on from here" % (DISK_FIRST // GIB)
-    if re.search(r"Temporary failure in name resolution|Connection refused|Network is unreachable|timed out", output):
+        return "the disk is full: free %d GiB and run the same command again; it goes on from here" % (
+            DISK_FIRST // GIB
+        )
+    if re.search(
+        r"Temporary failure in name resolution|Connection refused|Network is unreachable|timed out", output
+    ):
         return "the package index can't be reached: check the network and run the same command again"
     lines = [line.strip() for line in output.splitlines() if line.strip().lower().startswith("error")]
     return "an installation step failed (%s); the whole output is in %s" % (
@@ -242,19 +262,20 @@ def explain(output):
 class Bar:
     """A line that counts what pip has collected; ten lines where there is no terminal."""
 
-    def __init__(self, total):
-        self.total, self.done, self.started, self.tenth = total, 0, time.time(), 0
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.tenth = total, 0, 0
+        self.started = time.time()
 
-    def see(self, line):
+    def see(self, line: str) -> None:
         if not self.total:
             return
-        if line.startswith("Collecting ") or line.startswith("Requirement already satisfied"):
+        if line.startswith(("Collecting ", "Requirement already satisfied")):
             self.done = min(self.done + 1, self.total)
             self.show("%d/%d" % (self.done, self.total))
         elif line.startswith("Installing collected packages"):
             self.show("unpacking, about a minute")
 
-    def show(self, words):
+    def show(self, words: str) -> None:
         spent = time.time() - self.started
         if sys.stdout.isatty():
             filled = 30 * self.done // self.total
@@ -264,33 +285,33 @@ class Bar:
             sys.stdout.write("  %s packages, %.0f s\n" % (words, spent))
         sys.stdout.flush()
 
-    def end(self):
+    def end(self) -> None:
         if self.total and sys.stdout.isatty():
             sys.stdout.write("\n")
 
 
-def is_installed(name, path):
+def is_installed(name: str, path: str) -> bool:
     return os.path.exists(PYTHON) and read(stamp(name)) == digest(path)
 
 
-def stamp(name):
+def stamp(name: str) -> str:
     return os.path.join(VENV, "installed-" + name)
 
 
-def digest(path):
+def digest(path: str) -> str:
     """Of the list, and of what the editable install takes from pyproject.toml."""
     text = read(path) + read(os.path.join(ROOT, "pyproject.toml"))
     return hashlib.sha256((text + sys.version).encode()).hexdigest()
 
 
-def make_folder(path):
+def make_folder(path: str) -> None:
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
         raise Refusal("cannot make the folder %s: %s" % (path, error.strerror)) from error
 
 
-def read(path):
+def read(path: str) -> str:
     try:
         with open(path) as file:
             return file.read()
@@ -298,7 +319,7 @@ def read(path):
         return ""
 
 
-def say(words):
+def say(words: str) -> None:
     print(words, flush=True)
 
 

@@ -92,6 +92,11 @@ class Catalog:
             row = connection.execute(query).one_or_none()
         return AttachedFile(*row) if row else None
 
+    def list_attached(self, store_id: str) -> list[AttachedFile]:
+        query = sa.select(*_ATTACHED_COLUMNS).where(_attached.c.vector_store_id == store_id)
+        with self._db.connect() as connection:
+            return [AttachedFile(*row) for row in connection.execute(query.order_by(_attached.c.file_id))]
+
     def same_content(self, store_id: str, file: StoredFile) -> AttachedFile | None:
         """A completed file of the store with this one's name and bytes."""
         query = (

@@ -105,6 +105,10 @@ class Stores:
                 meter.file_done()
         return added
 
+    def list_files(self, tenant_id: str, store_id: str) -> list[AttachedFile]:
+        """Every file attached to the store, whatever its state."""
+        return self._catalog.list_attached(self.get(tenant_id, store_id).id)
+
     def remove_file(self, tenant_id: str, store_id: str, file_id: str) -> None:
         """Take the file's text and vectors out of the store; nothing happens when it is not there."""
         store = self.get(tenant_id, store_id)

@@ -1,0 +1,1 @@
+"""The demo: two tenants, two adapters, one handbook, on one machine. Run: python -m deploy.demo serve"""
