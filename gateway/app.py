@@ -9,14 +9,15 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
@@ -26,8 +27,10 @@ from adapters.releases import Releases
 from adapters.store import AdapterStore
 from gateway import __version__, secret, telemetry
 from gateway.api import embeddings, models, ops
+from gateway.api.answers import REQUEST_ID, error_headers
+from gateway.api.body import ClientLeft
 from gateway.api.chat import ModelEndpoint
-from gateway.api.edge import Edge
+from gateway.api.edge import Edge, unexpected
 from gateway.catalog import Catalog
 from gateway.database import connect, migrate
 from gateway.declare import Declared, declare
@@ -131,7 +134,12 @@ def build(settings: Settings, *, engines: list[Engine] | None = None) -> Gateway
         price=prices.get(embedder.name, FREE) if embedder else FREE,
         max_body_bytes=settings.server.max_body_bytes,
     )
-    app = FastAPI(title="Repertory", version=__version__, lifespan=_lifespan(pool, catalog, executor, db))
+    app = FastAPI(
+        title="Repertory",
+        version=__version__,
+        lifespan=_lifespan(pool, catalog, executor, db),
+        redirect_slashes=False,
+    )
     direct = {
         path: ModelEndpoint(endpoint, pipeline=pipeline, max_body_bytes=settings.server.max_body_bytes)
         for endpoint, path in ENGINE_PATHS.items()
@@ -141,8 +149,9 @@ def build(settings: Settings, *, engines: list[Engine] | None = None) -> Gateway
     app.include_router(models.router(pipeline, catalog, embedder.name if embedder else None))
     app.include_router(embeddings.router(service))
     app.include_router(ops.router(metrics, pool.unready))
-    for kind in (HTTPException, RequestValidationError):
-        app.add_exception_handler(kind, _in_our_shape)
+    # Raised on instead, they would meet Starlette's own 500 before they reach the edge.
+    for kind in (ApiError, ClientLeft, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, _answering(metrics))
     return Gateway(Edge(app, metrics, direct), pool, catalog, pipeline)
 
 
@@ -246,15 +255,29 @@ def _lifespan(pool: EnginePool, catalog: Catalog, executor: ThreadPoolExecutor, 
     return lifespan
 
 
-async def _in_our_shape(request: Request, error: Exception) -> Any:
-    """Framework errors become ours; the edge answers them."""
-    raise translate(request.method, request.url.path, error) from error
+def _answering(metrics: telemetry.Telemetry) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """The framework's errors, and ours on its routes, as the edge would answer them."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        if isinstance(error, ClientLeft):
+            return Response(status_code=499)  # nobody reads it
+        ours = translate(request.method, request.url.path, error, request.scope[REQUEST_ID])
+        metrics.count_error(ours.code)
+        headers = dict(getattr(error, "headers", None) or {})  # Allow, with a 405
+        headers |= {name.decode(): value.decode() for name, value in error_headers(ours)}
+        return Response(orjson.dumps(ours.body()), ours.status, headers, "application/json")
+
+    return answer
 
 
-def translate(method: str, path: str, error: Exception) -> ApiError:
-    """The error of ours that says what a framework error says."""
+def translate(method: str, path: str, error: Exception, request_id: str) -> ApiError:
+    """The error of ours that says what another one says."""
+    if isinstance(error, ApiError):
+        return error
     if isinstance(error, HTTPException) and error.status_code == 405:
-        return MethodNotAllowed(f"{path} does not answer to {method}.")
+        return MethodNotAllowed(f"{path[:80]} does not answer to {method}.")
     if isinstance(error, HTTPException) and error.status_code == 404:
-        return NotFound(f"There is no {path} here.", code="unknown_url")
-    return InvalidRequest(f"The request is not valid: {error}.")
+        return NotFound(f"There is no {path[:80]} here.", code="unknown_url")
+    if isinstance(error, HTTPException | RequestValidationError):
+        return InvalidRequest(f"The request is not valid: {error}.")
+    return unexpected(request_id)

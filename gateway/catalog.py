@@ -16,6 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from adapters.errors import AdapterNotFound
 from adapters.releases import Model, Release, Releases
 from adapters.store import AdapterStore
 from gateway.policy.auth import ApiKey
@@ -124,12 +125,12 @@ class Catalog:
         return self.snapshot.wanted(base_model)
 
     async def watch(self, on_change: Callable[[], None]) -> None:
-        """Poll for ever. A database that is away leaves the last snapshot in force."""
+        """Poll for ever. What can't be read, or an adapter not yet here, leaves the last snapshot in force."""
         while True:
             await asyncio.sleep(POLL_SECONDS)
             try:
                 changed = await asyncio.to_thread(self.refresh)
-            except sa.exc.SQLAlchemyError:
+            except (sa.exc.SQLAlchemyError, AdapterNotFound):
                 log.exception("the catalogue could not be read; the last one stays in force")
                 continue
             if changed:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import event
 
 from gateway.errors import ConfigurationError
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_WAL_ATTEMPTS = 100
 
 
 def connect(url: str) -> sa.Engine:
@@ -43,18 +47,38 @@ def migrate(engine: sa.Engine) -> None:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             connection.commit()
-    except sa.exc.OperationalError as error:
-        shown = engine.url.render_as_string(hide_password=True)
-        raise ConfigurationError(f"cannot open the database {shown}: {error.orig}") from error
+    except sa.exc.DatabaseError as error:
+        raise ConfigurationError(f"cannot open the database {_shown(engine)}: {error.orig}") from error
+    except CommandError as error:
+        raise ConfigurationError(
+            f"the database {_shown(engine)} was made by a newer Repertory ({error}): run that version"
+        ) from error
+
+
+def _shown(engine: sa.Engine) -> str:
+    return engine.url.render_as_string(hide_password=True)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
+    _enter_wal(cursor)
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.execute("PRAGMA secure_delete=ON")
     cursor.close()
+
+
+def _enter_wal(cursor: Any) -> None:
+    """Switch to the write-ahead log. Of those that switch a new file at once, SQLite makes no one wait."""
+    for _ in range(_WAL_ATTEMPTS):
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            time.sleep(0.05)
+    cursor.execute("PRAGMA journal_mode=WAL")
 
 
 def _serialise(connection: sa.Connection) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from adapters.errors import AdapterNotFound
+from adapters.errors import AdapterNotFound, TrafficConflict
 from adapters.registry import Registry
 from adapters.releases import Releases, ReleaseSpec, RetrievalBinding, SystemPrompt
 from adapters.store import AdapterStore
@@ -18,6 +18,8 @@ from gateway.errors import ConfigurationError
 from gateway.policy.auth import Scope
 from gateway.settings import ModelSettings, Settings
 from gateway.tenants import Tenants, bump
+
+_ATTEMPTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,17 @@ class Declared:
 
 def declare(settings: Settings, to: Declared) -> None:
     """Apply the file. Raises ConfigurationError, which names what is wrong, before anything is served."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            _declare(settings, to)
+            return
+        except (sa.exc.IntegrityError, TrafficConflict):
+            # Another gateway declares the same at this moment; what it has done is found done.
+            if attempt == _ATTEMPTS - 1:
+                raise
+
+
+def _declare(settings: Settings, to: Declared) -> None:
     for model in settings.shared_models:
         _declare_model(model, None, to)
     for entry in settings.tenants:
@@ -60,6 +73,11 @@ def _declare_model(entry: ModelSettings, tenant_id: str | None, to: Declared) ->
             )
         to.registry.register(tenant_id, manifest)
     model = to.releases.ensure_model(tenant_id, entry.name, entry.base_model)
+    if model.base_model != entry.base_model:
+        raise ConfigurationError(
+            f"model {entry.name} is on {model.base_model} and stays there, its releases were made for it: give "
+            f"the one on {entry.base_model} another name"
+        )
     prompt, binding = entry.system_prompt, entry.retrieval
     spec = ReleaseSpec(
         adapter_id=entry.adapter,
@@ -71,6 +89,6 @@ def _declare_model(entry: ModelSettings, tenant_id: str | None, to: Declared) ->
     )
     known = {release.id for release in to.releases.list_releases(model.id)}
     release = to.releases.create_release(model.id, spec)
-    if release.id not in known:
-        generation = to.releases.get_traffic(model.id).generation
+    generation = to.releases.get_traffic(model.id).generation
+    if release.id not in known or generation == 0:  # 0: whoever made the release got no further
         to.releases.set_traffic(model.id, {release.id: 100}, generation)

@@ -74,7 +74,7 @@ class Settler:
         parts = pricing.split_prompt(usage.prompt, exchange.sizes)
         picodollars = pricing.cost(parts, usage, self._prices.get(exchange.plan.base_model, FREE))
         parts["completion"] = usage.completion
-        parts["cached"] = usage.cached
+        parts["cached"] = min(usage.cached, usage.prompt)
         first = exchange.first_token_at
         receipt = exchange.receipt = Receipt(
             outcome=outcome,

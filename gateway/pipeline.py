@@ -28,7 +28,7 @@ from gateway.protocol import ENGINE_PATHS, Endpoint, ModelRequest, parse_request
 from gateway.receipt import Receipt
 from gateway.relay import Relay, broken
 from gateway.tenants import Tenant
-from gateway.tokens import TokenCounter
+from gateway.tokens import LengthCounter, TokenCounter
 from retrieval.errors import StoreNotFound
 from retrieval.gate import Decision
 from retrieval.knowledge import Query, Retrieval
@@ -37,6 +37,7 @@ from retrieval.knowledge import Query, Retrieval
 _COUNTED_CHARACTERS = 8192
 _RETRIED = (502, 503, 504)
 _DEFAULT_BUDGET = 512
+_GUESS = LengthCounter()
 
 
 class KnowledgeSource(Protocol):
@@ -170,7 +171,7 @@ class Pipeline:
         if request.endpoint != "chat":
             exchange.sizes["user"] = PartSize(characters=request.size)
             return
-        counter = self._counters[plan.base_model]
+        counter = self._counter(plan)
         prompted = prompting.apply(request.messages, plan.system_text, plan.system_policy)
         body["messages"] = prompted.messages
         system, history, last = prompting.split_roles(prompted.messages)
@@ -224,7 +225,7 @@ class Pipeline:
             mode=mode,
             turns=tuple(text_of(m) for m in exchange.request.messages if m["role"] == "user"),
             budget_tokens=budget,
-            count=self._counters[exchange.plan.base_model].count,
+            count=self._counter(exchange.plan).count,
             forced=wish is not None and wish.mode == "always",
         )
 
@@ -274,7 +275,14 @@ class Pipeline:
         body["cache_salt"] = self._salt(exchange.tenant, plan, body.get("cache_salt"))
         if exchange.request.stream:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
-        return orjson.dumps(body)
+        try:
+            return orjson.dumps(body)
+        except TypeError as error:  # it writes fewer levels than it reads
+            raise InvalidRequest("The body is nested too deeply.", code="invalid_json") from error
+
+    def _counter(self, plan: Plan) -> TokenCounter:
+        # A model of a base that no engine serves any more is still known; it gets its 503 further on.
+        return self._counters.get(plan.base_model, _GUESS)
 
     def _salt(self, tenant: Tenant, plan: Plan, own: object) -> str:
         """Keeps the engine's prefix cache apart by tenant and release; a client's own salt narrows it."""

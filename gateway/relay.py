@@ -31,6 +31,8 @@ from retrieval import prompt
 _USAGE_MARK = b'"choices":[]'
 _ERROR_MARK = b'data: {"error"'
 _END = b"\n\n"
+# What reading an answer raises when the engine is not the vLLM it should be.
+_NOT_THE_SHAPE = (AttributeError, KeyError, TypeError, ValueError)
 _CONTEXT_WORDS = ("maximum context length", "max_model_len", "longer than the maximum model length")
 
 
@@ -54,13 +56,18 @@ class Relay:
         if answer.status != 200:
             raise engine_error(answer.status, data)
         body = _parse(data)
-        exchange.usage = _usage(body)
         exchange.stages["engine"] = self._clock() - exchange.call.started - sum(exchange.stages.values())
-        if exchange.sources:
-            for choice in body["choices"]:
-                message = choice["message"]
-                message["annotations"] = prompt.annotations(message.get("content") or "", exchange.sources)
-            data = orjson.dumps(body)
+        try:
+            exchange.usage = _usage(body)
+            if exchange.sources:
+                for choice in body["choices"]:
+                    message = choice["message"]
+                    message["annotations"] = prompt.annotations(
+                        message.get("content") or "", exchange.sources
+                    )
+                data = orjson.dumps(body)
+        except _NOT_THE_SHAPE as error:
+            raise EngineFault("The engine's answer did not have OpenAI's shape: try again.") from error
         return data, self._settler.settle(exchange, "ok")
 
     async def stream(self, exchange: Exchange, answer: EngineAnswer) -> AsyncGenerator[bytes, None]:
@@ -102,6 +109,9 @@ class Relay:
         except EngineUnreachable as error:
             outcome = "error"
             yield sse(broken(error).body())
+        except _NOT_THE_SHAPE:
+            outcome = "error"
+            yield sse(EngineFault("The engine sent an event that could not be read: try again.").body())
         finally:
             self._settler.cut(exchange, outcome)
 

@@ -54,13 +54,16 @@ def _dispatch(place: Place, command: str = "") -> int:
             if code := _prepare_apart():
                 return code
         os.environ["REPERTORY_TEST_HOME"] = str(place.home)
+        os.environ["REPERTORY_TEST_EMBEDDER"] = str(place.embedder)
         os.execv(sys.executable, [sys.executable, "-m", "pytest", *sys.argv[2:]])
     raise ConfigurationError("say one of: serve, prepare, test")
 
 
 def _prepare_apart() -> int:
     """Prepare in a child process; its exit status. Whatever ends us ends it first."""
-    child = subprocess.Popen([sys.executable, "-m", "deploy.demo", "prepare"])
+    # The libraries' own progress bars would run into ours.
+    environment = {**os.environ, "TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    child = subprocess.Popen([sys.executable, "-m", "deploy.demo", "prepare"], env=environment)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return child.wait()

@@ -111,13 +111,17 @@ def _adapters(place: Place, screen: Screen, knowledge: Knowledge, tenant: str) -
 
 
 def _spec(place: Place, name: str, examples: Path, prompt: str) -> TrainingSpec:
+    """Chosen for both to be done within five minutes on two cores: see the measurements in deploy/demo/README.md."""
     return TrainingSpec(
         base_model=place.base_model,
         examples=examples,
         output=output_folder(place, name),
         system_prompt=prompt,
         threads=threads_each(2),
-        max_length=1024,
+        learning_rate=1e-3,
+        last_layers=12,
+        epochs=3 if name == TRIAGE else 2,
+        batch_size=8 if name == TRIAGE else 4,
     )
 
 

@@ -18,7 +18,7 @@ class Screen:
 
     def say(self, words: str) -> None:
         """One line."""
-        self._console.print(words)
+        self._console.print(words, soft_wrap=True, markup=False)
 
     @contextmanager
     def step(self, words: str) -> Iterator[None]:

@@ -18,9 +18,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
-# Keys in the ASGI scope: the request's id, and whether its answer's head is out.
+# Keys in the ASGI scope: the request's id, and whether its answer's head is out, and its last byte.
 REQUEST_ID = "repertory.request_id"
 BEGUN = "repertory.begun"
+ENDED = "repertory.ended"
 
 _JSON: Header = (b"content-type", b"application/json")
 STREAM_HEADERS: tuple[Header, ...] = (

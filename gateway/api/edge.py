@@ -10,6 +10,7 @@ from typing import Any
 
 from gateway.api.answers import (
     BEGUN,
+    ENDED,
     REQUEST_ID,
     Message,
     Receive,
@@ -58,9 +59,11 @@ class Edge:
             await self._refuse(scope, send, error)
         except Exception:
             log.exception("request %s failed", request_id)
+            if scope.get(ENDED):
+                return  # the framework's error handler has answered
             if scope.get(BEGUN):
                 raise  # the answer's head is out: let the server cut the connection, as the only honest end
-            await self._refuse(scope, send, _unexpected(request_id))
+            await self._refuse(scope, send, unexpected(request_id))
         finally:
             inflight.dec()
 
@@ -76,12 +79,15 @@ def _marking(scope: Scope, send: Send) -> Send:
         if message["type"] == "http.response.start":
             scope[BEGUN] = True
             message["headers"] = [*message["headers"], request_id_header(scope)]
+        elif not message.get("more_body"):
+            scope[ENDED] = True
         await send(message)
 
     return marked
 
 
-def _unexpected(request_id: str) -> InternalError:
+def unexpected(request_id: str) -> InternalError:
+    """What a client is told of a fault of ours."""
     return InternalError(f"The gateway failed on this request; its log has the details under {request_id}.")
 
 

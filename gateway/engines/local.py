@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.engines import launch
+from gateway.engines import cpu_lora, launch
 from gateway.engines.base import Health
 from gateway.engines.vllm import VLLMEngine
 
@@ -71,7 +71,7 @@ class LocalSpec:
         return [*args, *self.extra_args]
 
     def environment(self) -> dict[str, str]:
-        """The engine's environment: ours, with what vLLM needs on top."""
+        """The engine's environment: what vLLM needs, with ours on top, so that an operator's settings win."""
         extra = {
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
             "VLLM_PLUGINS": "",
@@ -79,10 +79,11 @@ class LocalSpec:
             "PYTHONUNBUFFERED": "1",
         }
         if self.device == "cpu":
+            extra["VLLM_PLUGINS"] = cpu_lora.PLUGIN_NAME
             extra["VLLM_CPU_KVCACHE_SPACE"] = str(self.kv_cache_gib)
         if Path(self.model_path).is_dir():
             extra["HF_HUB_OFFLINE"] = "1"
-        return {**os.environ, **extra}
+        return {**extra, **os.environ}
 
 
 def has_gpu() -> bool:
