@@ -34,6 +34,7 @@ from gateway.api.edge import Edge, unexpected
 from gateway.catalog import Catalog
 from gateway.database import connect, migrate
 from gateway.declare import Declared, declare
+from gateway.dispatch import Dispatcher
 from gateway.engines.base import Engine
 from gateway.engines.echo import EchoEngine
 from gateway.engines.local import LocalEngine, LocalSpec, has_gpu
@@ -116,7 +117,7 @@ def build(settings: Settings, *, engines: list[Engine] | None = None) -> Gateway
     settler = Settler(metrics, prices, clock)
     pipeline = Pipeline(
         catalog=catalog,
-        pool=pool,
+        dispatcher=Dispatcher(pool, secret=pepper),
         relay=Relay(settler, clock),
         settler=settler,
         counters={entry.base_model: RememberingCounter(_counter(entry)) for entry in settings.engines},
@@ -137,7 +138,7 @@ def build(settings: Settings, *, engines: list[Engine] | None = None) -> Gateway
     app = FastAPI(
         title="Repertory",
         version=__version__,
-        lifespan=_lifespan(pool, catalog, executor, db),
+        lifespan=_lifespan(pool, catalog, metrics, executor, db),
         redirect_slashes=False,
     )
     direct = {
@@ -239,15 +240,32 @@ def _price(entry: PriceSettings) -> Price:
     return Price.per_million(entry.input, entry.cached_input, entry.output)
 
 
-def _lifespan(pool: EnginePool, catalog: Catalog, executor: ThreadPoolExecutor, db: sa.Engine) -> Any:
+async def _flush(metrics: telemetry.Telemetry) -> None:
+    """Log lines are written in blocks; none waits in memory for longer than a second."""
+    while True:
+        await asyncio.sleep(1)
+        metrics.flush()
+
+
+def _lifespan(
+    pool: EnginePool,
+    catalog: Catalog,
+    metrics: telemetry.Telemetry,
+    executor: ThreadPoolExecutor,
+    db: sa.Engine,
+) -> Any:
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await pool.start()
-        watcher = asyncio.create_task(catalog.watch(pool.reconcile_soon), name="catalog")
+        tasks = [
+            asyncio.create_task(catalog.watch(pool.reconcile_soon), name="catalog"),
+            asyncio.create_task(_flush(metrics), name="log"),
+        ]
         try:
             yield
         finally:
-            watcher.cancel()
+            for task in tasks:
+                task.cancel()
             await pool.stop()
             executor.shutdown(wait=False, cancel_futures=True)
             db.dispose()

@@ -7,26 +7,24 @@ is in what the constructor is given.
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Protocol
 
-import orjson
-
 from gateway.catalog import Catalog, Plan, ServedModel
+from gateway.dispatch import Dispatcher
 from gateway.engines.base import EngineAnswer
-from gateway.engines.pool import EnginePool, Lease
-from gateway.errors import ApiError, AuthenticationError, EngineUnreachable, InvalidRequest, NotFound
+from gateway.engines.pool import Lease
+from gateway.errors import ApiError, AuthenticationError, InvalidRequest, NotFound
 from gateway.exchange import Call, Exchange, Settler
 from gateway.policy import auth, prompting
 from gateway.policy.auth import ApiKey, Scope
 from gateway.policy.pricing import PartSize
 from gateway.policy.routing import choose_release
-from gateway.protocol import ENGINE_PATHS, Endpoint, ModelRequest, parse_request, text_of
+from gateway.protocol import Endpoint, ModelRequest, parse_request, text_of
 from gateway.receipt import Receipt
-from gateway.relay import Relay, broken
+from gateway.relay import Relay
 from gateway.tenants import Tenant
 from gateway.tokens import LengthCounter, TokenCounter
 from retrieval.errors import StoreNotFound
@@ -80,7 +78,7 @@ class Pipeline:
         self,
         *,
         catalog: Catalog,
-        pool: EnginePool,
+        dispatcher: Dispatcher,
         relay: Relay,
         settler: Settler,
         counters: Mapping[str, TokenCounter],
@@ -91,14 +89,13 @@ class Pipeline:
         wall_clock: Callable[[], float],
     ) -> None:
         self._catalog = catalog
-        self._pool = pool
+        self._dispatcher = dispatcher
         self._relay = relay
         self._settler = settler
         self._counters = counters
         self._knowledge = knowledge
         self._executor = executor
         self._secret = secret
-        self._salts: dict[str, str] = {}
         self._clock = clock
         self._wall_clock = wall_clock
 
@@ -130,7 +127,7 @@ class Pipeline:
             self._prompt(exchange)
             exchange.stages["admit"] = self._clock() - call.started
             await self._retrieve(exchange)
-            lease, upstream = await self._engage(exchange)
+            lease, upstream = await self._dispatcher.engage(exchange)
             if request.stream and upstream.status == 200:
                 return self._begin_stream(exchange, lease, upstream)
             return await self._whole(exchange, lease, upstream)
@@ -240,62 +237,9 @@ class Pipeline:
                 param="vector_store_ids",
             )
 
-    async def _engage(self, exchange: Exchange) -> tuple[Lease, EngineAnswer]:
-        """An engine's answer, begun. Tries another engine as long as no byte of an answer was seen."""
-        plan, request = exchange.plan, exchange.request
-        path, payload = ENGINE_PATHS[request.endpoint], self._payload(exchange)
-        headers = {"x-request-id": exchange.call.request_id}
-        if exchange.call.traceparent:
-            headers["traceparent"] = exchange.call.traceparent
-        tried: frozenset[str] = frozenset()
-        while True:
-            lease = self._pool.lease(plan.base_model, plan.adapter_id, tried)
-            exchange.engine = lease.engine.name
-            tried |= {lease.engine.name}
-            try:
-                answer = await lease.engine.post(path, payload, headers)
-            except EngineUnreachable as error:
-                lease.release()
-                self._pool.suspect(lease.engine.name)
-                if not self._pool.can_serve(plan.base_model, plan.adapter_id, tried):
-                    raise broken(error) from error
-                continue
-            except BaseException:
-                lease.release()
-                raise
-            if answer.status in _RETRIED and self._pool.can_serve(plan.base_model, plan.adapter_id, tried):
-                answer.abort()
-                lease.release()
-                continue
-            return lease, answer
-
-    def _payload(self, exchange: Exchange) -> bytes:
-        body, plan = exchange.request.body, exchange.plan
-        body["model"] = plan.engine_model
-        body["cache_salt"] = self._salt(exchange.tenant, plan, body.get("cache_salt"))
-        if exchange.request.stream:
-            body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
-        try:
-            return orjson.dumps(body)
-        except TypeError as error:  # it writes fewer levels than it reads
-            raise InvalidRequest("The body is nested too deeply.", code="invalid_json") from error
-
     def _counter(self, plan: Plan) -> TokenCounter:
         # A model of a base that no engine serves any more is still known; it gets its 503 further on.
         return self._counters.get(plan.base_model, _GUESS)
-
-    def _salt(self, tenant: Tenant, plan: Plan, own: object) -> str:
-        """Keeps the engine's prefix cache apart by tenant and release; a client's own salt narrows it."""
-        scope = f"{tenant.id}|{plan.digest}|"
-        if isinstance(own, str):
-            return self._keyed(scope + own)
-        salt = self._salts.get(scope)
-        if salt is None:
-            salt = self._salts[scope] = self._keyed(scope)  # as many as there are releases
-        return salt
-
-    def _keyed(self, text: str) -> str:
-        return hmac.digest(self._secret, text.encode(), "sha256").hex()[:32]
 
     async def _whole(self, exchange: Exchange, lease: Lease, upstream: EngineAnswer) -> Answer:
         try:

@@ -30,6 +30,7 @@ from retrieval import prompt
 # These cannot stand inside a JSON string, where the quotes would be escaped.
 _USAGE_MARK = b'"choices":[]'
 _ERROR_MARK = b'data: {"error"'
+_DONE_MARK = DONE[:-2]
 _END = b"\n\n"
 # What reading an answer raises when the engine is not the vLLM it should be.
 _NOT_THE_SHAPE = (AttributeError, KeyError, TypeError, ValueError)
@@ -76,35 +77,17 @@ class Relay:
         An engine that breaks off ends the stream with one error event and no `[DONE]`. Closing the iterator
         early is how a client's leaving reaches the engine; it settles as `aborted`.
         """
-        citations = _Citations(exchange) if exchange.sources else None
-        usage_event: dict[str, Any] | None = None
+        reader = _StreamReader(exchange, self._settler)
         outcome = "aborted"
-        rest = b""
         try:
             async for data in answer.chunks():
-                block, rest = _cut(rest + data if rest else data)
                 if exchange.first_token_at is None:
                     self._first_event(exchange)
-                if citations is None and _plain(block):
-                    exchange.seen_events += block.count(_END)
-                    if block:
-                        yield block
-                    continue
-                for event in block.split(_END)[:-1]:
-                    if event == DONE[:-2]:
-                        outcome = "ok"
-                        yield self._ending(exchange, usage_event)
-                        return
-                    if event.startswith(_ERROR_MARK):
-                        outcome = "error"
-                        yield sse(engine_error(500, event[6:]).body())
-                        return
-                    if _USAGE_MARK in event:
-                        usage_event = orjson.loads(event[6:])
-                        exchange.usage = _usage(usage_event)
-                        continue
-                    exchange.seen_events += 1
-                    yield citations.annotate(event) if citations else event + _END
+                if piece := reader.take(data):
+                    yield piece
+                if reader.outcome is not None:
+                    outcome = reader.outcome
+                    return
             raise EngineUnreachable(exchange.engine, "the answer ended before its end")
         except EngineUnreachable as error:
             outcome = "error"
@@ -120,11 +103,55 @@ class Relay:
         exchange.first_token_at = now
         exchange.stages["engine"] = now - exchange.call.started - sum(exchange.stages.values())
 
-    def _ending(self, exchange: Exchange, usage_event: dict[str, Any] | None) -> bytes:
-        receipt = self._settler.settle(exchange, "ok")
-        if usage_event is None or not exchange.request.wants_usage:
+
+class _StreamReader:
+    """What of a stream's bytes goes to the client, piece by piece: one out for one in, as each is a system call.
+
+    Attributes:
+        outcome: None until the stream has ended, then `ok` or `error`.
+    """
+
+    def __init__(self, exchange: Exchange, settler: Settler) -> None:
+        self.outcome: str | None = None
+        self._exchange = exchange
+        self._settler = settler
+        self._citations = _Citations(exchange) if exchange.sources else None
+        self._usage_event: dict[str, Any] | None = None
+        self._rest = b""
+
+    def take(self, data: bytes) -> bytes:
+        """The whole events that `data` completes, as the client gets them."""
+        block, self._rest = _cut(self._rest + data if self._rest else data)
+        plain = 0 if self._citations else _plain_length(block)
+        self._exchange.seen_events += block.count(_END, 0, plain)
+        if plain == len(block):
+            return block
+        out = [block[:plain]]
+        for event in block[plain:].split(_END)[:-1]:
+            out.append(self._one(event))
+            if self.outcome is not None:
+                break
+        return b"".join(out)
+
+    def _one(self, event: bytes) -> bytes:
+        if event == _DONE_MARK:
+            self.outcome = "ok"
+            return self._ending()
+        if event.startswith(_ERROR_MARK):
+            self.outcome = "error"
+            return sse(engine_error(500, event[6:]).body())
+        if _USAGE_MARK in event:
+            self._usage_event = orjson.loads(event[6:])
+            self._exchange.usage = _usage(self._usage_event)
+            return b""
+        self._exchange.seen_events += 1
+        return self._citations.annotate(event) if self._citations else event + _END
+
+    def _ending(self) -> bytes:
+        receipt = self._settler.settle(self._exchange, "ok")
+        if self._usage_event is None or not self._exchange.request.wants_usage:
             return DONE
-        return sse({**usage_event, "repertory": receipt.extension()}) + DONE
+        return sse({**self._usage_event, "repertory": receipt.extension()}) + DONE
 
 
 class _Citations:
@@ -181,8 +208,17 @@ def _cut(data: bytes) -> tuple[bytes, bytes]:
     return (data[:end], data[end:]) if end > 1 else (b"", data)
 
 
-def _plain(block: bytes) -> bool:
-    return _USAGE_MARK not in block and b"data: [DONE]" not in block and _ERROR_MARK not in block
+def _plain_length(block: bytes) -> int:
+    """How many of the block's bytes are events to pass on unread: all up to the first that is not content."""
+    first = len(block)
+    for mark in (_USAGE_MARK, _DONE_MARK, _ERROR_MARK):
+        found = block.find(mark, 0, first)
+        if found >= 0:
+            first = found
+    if first == len(block):
+        return first
+    end = block.rfind(_END, 0, first)
+    return 0 if end < 0 else end + len(_END)
 
 
 def _parse(data: bytes) -> dict[str, Any]:

@@ -62,9 +62,13 @@ class ModelEndpoint:
         assert answer.events is not None
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
+            ended = False
             async for event in answer.events:
-                await send({"type": "http.response.body", "body": event, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+                # A settled request has nothing more to come: its last event ends the body in the same write.
+                ended = answer.exchange.receipt is not None
+                await send({"type": "http.response.body", "body": event, "more_body": not ended})
+            if not ended:
+                await send({"type": "http.response.body", "body": b""})
         finally:
             try:
                 await answer.events.aclose()

@@ -48,8 +48,7 @@ class Edge:
             return
         request_id = scope[REQUEST_ID] = _request_id(scope["headers"])
         endpoint = self._direct.get(scope["path"]) if scope["method"] == "POST" else None
-        inflight = self._telemetry.inflight
-        inflight.inc()
+        self._telemetry.active += 1
         try:
             if endpoint is not None:
                 await endpoint(scope, receive, send)
@@ -65,7 +64,7 @@ class Edge:
                 raise  # the answer's head is out: let the server cut the connection, as the only honest end
             await self._refuse(scope, send, unexpected(request_id))
         finally:
-            inflight.dec()
+            self._telemetry.active -= 1
 
     async def _refuse(self, scope: Scope, send: Send, error: ApiError) -> None:
         self._telemetry.count_error(error.code)

@@ -24,6 +24,9 @@ class EngineAnswer(Protocol):
     def status(self) -> int:
         """HTTP status."""
 
+    async def begin(self) -> None:
+        """Wait for the first bytes of the body. Raises EngineUnreachable when it breaks off before."""
+
     async def read(self) -> bytes:
         """The whole body. Raises EngineUnreachable when it breaks off."""
 

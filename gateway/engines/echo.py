@@ -28,20 +28,30 @@ class EchoAnswer:
         self.status = status
         self._engine = engine
         self._pieces = pieces
+        self._first = b""
         self._open = True
         engine.running += 1
+
+    async def begin(self) -> None:
+        self._first = await anext(self._checked(), b"")
 
     async def read(self) -> bytes:
         return b"".join([piece async for piece in self.chunks()])
 
     async def chunks(self) -> AsyncIterator[bytes]:
         try:
-            async for piece in self._pieces:
-                if self._engine.broken:
-                    raise EngineUnreachable(self._engine.name, "stopped in the middle of an answer")
+            if self._first:
+                yield self._first
+            async for piece in self._checked():
                 yield piece
         finally:
             self.abort()
+
+    async def _checked(self) -> AsyncIterator[bytes]:
+        async for piece in self._pieces:
+            if self._engine.broken:
+                raise EngineUnreachable(self._engine.name, "stopped in the middle of an answer")
+            yield piece
 
     def abort(self) -> None:
         if self._open:

@@ -181,7 +181,9 @@ class LocalEngine(VLLMEngine):
             return
         _signal_group(process.pid, signal.SIGTERM)
         try:
-            await asyncio.wait_for(process.wait(), _TERM_GRACE)
+            # Not wait_for: Python 3.11's loses a cancellation that meets the end, and stop() waits for ever.
+            async with asyncio.timeout(_TERM_GRACE):
+                await process.wait()
         except TimeoutError:
             log.warning("engine %s did not end within %.0f s of SIGTERM; killing it", self.name, _TERM_GRACE)
         _signal_group(process.pid, signal.SIGKILL)

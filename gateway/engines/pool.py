@@ -171,7 +171,9 @@ class EnginePool:
             self._report(member)
             period = _PERIOD if member.health.ready else _PERIOD_WHILE_AWAY
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(member.nudge.wait(), period)
+                # Not wait_for: Python 3.11's loses a cancellation that meets the nudge, and stop() waits for ever.
+                async with asyncio.timeout(period):
+                    await member.nudge.wait()
 
     async def _look(self, member: Member) -> None:
         """One round: health, then adapters, and only then readiness."""

@@ -9,9 +9,11 @@ from typing import Any
 
 import aiohttp
 import orjson
+from yarl import URL
 
 from gateway.engines.base import EngineAnswer, Health
 from gateway.errors import EngineRefused, EngineUnreachable
+from gateway.protocol import ENGINE_PATHS
 
 _CONTROL_TIMEOUT = aiohttp.ClientTimeout(total=5)
 # A load runs inside the engine's loop, behind whatever step is running.
@@ -26,10 +28,17 @@ class VLLMAnswer:
     def __init__(self, engine: str, response: aiohttp.ClientResponse) -> None:
         self._engine = engine
         self._response = response
+        self._first = b""
 
     @property
     def status(self) -> int:
         return self._response.status
+
+    async def begin(self) -> None:
+        try:
+            self._first = await self._response.content.readany()
+        except _BROKEN as error:
+            raise unreachable(self._engine, error) from error
 
     async def read(self) -> bytes:
         try:
@@ -39,6 +48,8 @@ class VLLMAnswer:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         content = self._response.content
+        if self._first:
+            yield self._first
         try:
             while data := await content.readany():
                 yield data
@@ -69,6 +80,7 @@ class VLLMEngine:
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=timeout_seconds)
+        self._urls = {path: URL(url + path) for path in ENGINE_PATHS.values()}
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -98,7 +110,7 @@ class VLLMEngine:
     async def post(self, path: str, body: bytes, headers: dict[str, str]) -> EngineAnswer:
         try:
             response = await self._client.post(
-                self.url + path, data=body, headers={**self._headers, **headers}
+                self._urls[path], data=body, headers={**self._headers, **headers}
             )
         except _BROKEN as error:
             raise unreachable(self.name, error) from error
