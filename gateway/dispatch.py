@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import secrets
 
 import orjson
 
@@ -37,7 +38,8 @@ class Dispatcher:
         """
         plan, request = exchange.plan, exchange.request
         path, payload = ENGINE_PATHS[request.endpoint], self._payload(exchange)
-        headers = {"x-request-id": exchange.call.request_id}
+        # Made unique: a client may send the same id twice, and two requests of one name would meet in the engine.
+        headers = {"x-request-id": f"{exchange.call.request_id}-{secrets.token_hex(4)}"}
         if exchange.call.traceparent:
             headers["traceparent"] = exchange.call.traceparent
         tried: frozenset[str] = frozenset()

@@ -10,8 +10,6 @@ RetrievalError
 └── IsolationBreach     a search answered with another tenant's chunk; nothing may be returned
 """
 
-
-
 from typing import ClassVar, Literal
 
 FileErrorCode = Literal["invalid_file", "unsupported_file"]

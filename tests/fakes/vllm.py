@@ -35,6 +35,7 @@ class Switches:
     Attributes:
         delay: seconds before each token.
         die_after: close the socket after this many events of a stream.
+        stall_after: say nothing more after this many events of a stream, with the connection open.
         error_after: send vLLM's error event after this many events of a stream.
         die_in_json: close the socket in the middle of a JSON answer.
         answer_with: raw bytes in place of a JSON answer.
@@ -47,6 +48,7 @@ class Switches:
 
     delay: float = 0.0
     die_after: int | None = None
+    stall_after: int | None = None
     error_after: int | None = None
     die_in_json: bool = False
     answer_with: bytes | None = None
@@ -225,6 +227,8 @@ class FakeVLLM:
             if switches.die_after == number:
                 _cut(request)
                 return response
+            if switches.stall_after == number:
+                await asyncio.sleep(60)
             if switches.error_after == number:
                 failure = {"error": {"message": "EngineCore died on adapter other@1", "code": 500}}
                 await response.write(f"data: {json.dumps(failure)}\n\ndata: [DONE]\n\n".encode())

@@ -241,9 +241,14 @@ def test_an_engine_that_says_nothing_is_given_up_on(
     start_vllm: Callable[..., FakeVLLM], make_house: Callable[..., House]
 ) -> None:
     engine = start_vllm()
-    house = make_house(engine, timeout_seconds=0.3)
-    engine.switches.delay = 5
+    house = make_house(engine, timeout_seconds=1.5)
+    engine.switches.delay = 10
     check(house.post(chat()), 504, "engine_timeout")
+    house.server.until_ready()  # it was under suspicion until looked at
+    check(house.post(chat(stream=True)), 504, "engine_timeout")
+    engine.reset()
+    house.server.until_ready()
+    engine.switches.stall_after = 2
     *_, last = events_of(house.post(chat(stream=True)).text)
     assert json.loads(last)["error"]["code"] == "engine_timeout"
     engine.reset()

@@ -186,6 +186,22 @@ def test_an_engine_that_is_gone_costs_the_client_nothing_while_there_is_another(
     assert house.server.inflight == 0
 
 
+def test_a_stream_that_dies_before_its_first_byte_is_tried_elsewhere(
+    start_vllm: Callable[..., FakeVLLM], make_house: Callable[..., House]
+) -> None:
+    one, two = start_vllm(), start_vllm()
+    house = make_house(one, two)
+    one.switches.die_after = 0
+    response = house.post(chat(stream=True))
+    assert response.headers["x-repertory-engine"] == "engine-2"
+    assert events_of(response.text)[-1] == "[DONE]"
+    house.server.until_ready()
+    two.switches.die_after = 0
+    refused = house.post(chat(stream=True))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (502, "engine_error")
+    assert house.server.inflight == 0
+
+
 def test_after_the_first_byte_nothing_is_tried_again(
     start_vllm: Callable[..., FakeVLLM], make_house: Callable[..., House]
 ) -> None:
