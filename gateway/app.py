@@ -137,6 +137,8 @@ def build(settings: Settings, *, engines: list[Engine] | None = None) -> Gateway
     )
     app = FastAPI(
         title="Repertory",
+        docs_url=None,
+        redoc_url=None,
         version=__version__,
         lifespan=_lifespan(pool, catalog, metrics, executor, db),
         redirect_slashes=False,

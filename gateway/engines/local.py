@@ -99,17 +99,17 @@ class LocalEngine(VLLMEngine):
     """
 
     def __init__(self, spec: LocalSpec) -> None:
-        self._port = spec.port or free_port()
         super().__init__(
             name=spec.name,
             base_model=spec.base_model,
-            url=f"http://127.0.0.1:{self._port}",
+            url="http://127.0.0.1",  # and a port, chosen at each start
             timeout_seconds=spec.timeout_seconds,
         )
         self._spec = spec
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._was_ready = False
+        self._fault = ""
         self.restarts = -1
 
     @property
@@ -134,6 +134,8 @@ class LocalEngine(VLLMEngine):
         await super().stop()
 
     async def health(self) -> Health:
+        if self._fault:
+            return Health(False, self._fault)
         if self._process is None:
             return Health(False, "starting the process", starting=True)
         if self.pid is None:
@@ -152,21 +154,28 @@ class LocalEngine(VLLMEngine):
             started = time.monotonic()
             self._was_ready = False
             self.restarts += 1
-            self._process = await self._spawn()
-            code = await self._process.wait()
-            await self._end()  # its own children, should they still live
+            try:
+                code = await self._run()
+            except OSError as error:
+                self._fault = f"the engine could not be started: {error}"
+                log.error("engine %s: %s", self.name, self._fault)
+                code = None
             if time.monotonic() - started > _WELL_AFTER:
                 backoff = _FIRST_BACKOFF
             log.warning("engine %s ended with code %s; starting it again in %.0f s", self.name, code, backoff)
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, _LONGEST_BACKOFF)
 
-    async def _spawn(self) -> asyncio.subprocess.Process:
-        command = [sys.executable, "-I", launch.__file__, *self._spec.command(self._port)]
+    async def _run(self) -> int:
+        """One life of the process; its exit code. Raises OSError when it can't begin."""
+        # A port of its own for each life: the old one may be someone else's by now.
+        port = self._spec.port or free_port()
+        self.move(f"http://127.0.0.1:{port}")
+        command = [sys.executable, "-I", launch.__file__, *self._spec.command(port)]
         log.info("starting engine %s: %s", self.name, " ".join(command[3:]))
         with open_log(self._spec.log_file) as sink:
             # A session of its own: Ctrl-C reaches the gateway only, which ends the engine after draining.
-            return await asyncio.create_subprocess_exec(
+            self._process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=sink,
@@ -174,6 +183,10 @@ class LocalEngine(VLLMEngine):
                 env=self._spec.environment(),
                 start_new_session=True,
             )
+        self._fault = ""
+        code = await self._process.wait()
+        await self._end()  # its own children, should they still live
+        return code
 
     async def _end(self) -> None:
         process = self._process

@@ -142,6 +142,12 @@ class EnginePool:
     def _why_not(self, base_model: str, adapter: str | None) -> Unavailable:
         members = [m for m in self.members.values() if m.engine.base_model == base_model]
         ready = [member for member in members if member.health.ready]
+        if ready and all(adapter in member.refusals for member in ready):
+            return Unavailable(
+                "The engines refuse this model's adapter: its operator finds the reason at /readyz.",
+                code="adapter_refused",
+                retry_after=_REFUSED_AGAIN_AFTER,
+            )
         if ready:
             return Unavailable(
                 f"No engine holds the adapter {adapter} yet: try again in a few seconds.",

@@ -46,8 +46,13 @@ def test_the_answer_says_where_it_came_from(house: House) -> None:
 
 
 def test_request_id_and_trace_go_along(house: House, engine: FakeVLLM) -> None:
-    sent(house, engine, chat(), headers={"x-request-id": "abc-1", "traceparent": "00-1-2-01"})
-    assert engine.last.headers["x-request-id"] == "abc-1"
+    """The engine gets the id made unique, so that two requests of one name don't meet there."""
+    ids = []
+    for _ in range(2):
+        sent(house, engine, chat(), headers={"x-request-id": "abc-1", "traceparent": "00-1-2-01"})
+        ids.append(engine.last.headers["x-request-id"])
+    assert all(name.startswith("abc-1-") for name in ids)
+    assert len(set(ids)) == 2
     assert engine.last.headers["traceparent"] == "00-1-2-01"
 
 

@@ -266,3 +266,22 @@ def test_last_words_are_the_last_line_that_says_something(tmp_path: Path) -> Non
     assert last_words(log) == "nothing in the log"
     log.write_text("first\n" + "x" * 500 + "\n\n  \n")
     assert last_words(log, limit=10) == "x" * 10
+
+
+async def test_an_engine_that_cannot_even_be_started_says_so_and_is_tried_again(run, tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("a file where the log folder should be")
+    engine = await run(spec(tmp_path, "serves"))
+    await eventually_async(lambda: engine.restarts >= 1, within=10, what="a second try")
+    health = await engine.health()
+    assert not health.ready
+    assert not health.starting
+    assert "could not be started" in health.reason
+
+
+async def test_each_life_has_a_port_of_its_own(run, tmp_path: Path) -> None:
+    engine = await run(spec(tmp_path, "serves"))
+    pid, url = await until_ready(engine), engine.url
+    os.kill(pid, signal.SIGKILL)
+    await eventually_async(lambda: engine.restarts == 1, within=10, what="the next life")
+    await until_ready(engine)
+    assert engine.url != url

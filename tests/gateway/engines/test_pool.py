@@ -140,7 +140,7 @@ async def test_a_refused_adapter_is_reported_and_does_not_take_the_engine_down(
     pool.lease("smol", None).release()
     with pytest.raises(Unavailable) as caught:
         pool.lease("smol", "a@1")
-    assert caught.value.code == "adapter_not_loaded"
+    assert caught.value.code == "adapter_refused"
 
 
 async def test_a_refused_adapter_is_tried_again_later_but_not_at_every_look(
