@@ -7,58 +7,53 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import orjson
-from yarl import URL
 
 from gateway.engines.base import EngineAnswer, Health
+from gateway.engines.wire import Wire, WireAnswer, WireError
 from gateway.errors import EngineRefused, EngineUnreachable
-from gateway.protocol import ENGINE_PATHS
 
-_CONTROL_TIMEOUT = aiohttp.ClientTimeout(total=5)
+_CONTROL_SECONDS = 5.0
 # A load runs inside the engine's loop, behind whatever step is running.
-_LOAD_TIMEOUT = aiohttp.ClientTimeout(total=120)
-
-_BROKEN = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
+_LOAD_SECONDS = 120.0
 
 
 class VLLMAnswer:
     """An answer in flight on one connection."""
 
-    def __init__(self, engine: str, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, engine: str, answer: WireAnswer) -> None:
         self._engine = engine
-        self._response = response
+        self._answer = answer
         self._first = b""
 
     @property
     def status(self) -> int:
-        return self._response.status
+        return self._answer.status
 
     async def begin(self) -> None:
         try:
-            self._first = await self._response.content.readany()
-        except _BROKEN as error:
+            self._first = await self._answer.piece()
+        except WireError as error:
             raise unreachable(self._engine, error) from error
 
     async def read(self) -> bytes:
         try:
-            return await self._response.read()
-        except _BROKEN as error:
+            return self._first + await self._answer.read()
+        except WireError as error:
             raise unreachable(self._engine, error) from error
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        content = self._response.content
         if self._first:
             yield self._first
         try:
-            while data := await content.readany():
+            while data := await self._answer.piece():
                 yield data
-        except _BROKEN as error:
+        except WireError as error:
             raise unreachable(self._engine, error) from error
 
     def abort(self) -> None:
         # Closing the connection is vLLM's signal to stop generating; after the end it is a no-op.
-        self._response.close()
+        self._answer.abort()
 
 
 class VLLMEngine:
@@ -75,60 +70,49 @@ class VLLMEngine:
     ) -> None:
         self.name = name
         self.base_model = base_model
-        self.move(url)
         self._headers = {"content-type": "application/json"}
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=timeout_seconds)
-        self._session: aiohttp.ClientSession | None = None
+        self._timeout_seconds = timeout_seconds
+        self.url = url
+        self._wire: Wire | None = None
 
     @property
     def kind(self) -> str:
         return "vllm"
 
-    def move(self, url: str) -> None:
-        """From now on the server is at this address."""
-        self.url = url
-        self._urls = {path: URL(url + path) for path in ENGINE_PATHS.values()}
-
     @property
     def pid(self) -> int | None:
         return None
 
+    def move(self, url: str) -> None:
+        """From now on the server is at this address."""
+        self.url = url
+        if self._wire is not None:
+            self._wire.close()
+        self._wire = Wire(url, headers=self._headers, silence_seconds=self._timeout_seconds)
+
     async def start(self) -> None:
-        # limit=0: how many run at once is decided before this layer, never by a hidden queue in the client.
-        # Below vLLM's own 5 s: a connection is never reused in the moment in which vLLM closes it.
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            timeout=self._timeout,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
-        )
+        self.move(self.url)
 
     async def stop(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
 
     async def post(self, path: str, body: bytes, headers: dict[str, str]) -> EngineAnswer:
         try:
-            response = await self._client.post(
-                self._urls[path], data=body, headers={**self._headers, **headers}
-            )
-        except _BROKEN as error:
+            answer = await self._client.send("POST", path, body, headers)
+        except WireError as error:
             raise unreachable(self.name, error) from error
-        return VLLMAnswer(self.name, response)
+        return VLLMAnswer(self.name, answer)
 
     async def health(self) -> Health:
         try:
-            async with self._client.get(self.url + "/health", timeout=_CONTROL_TIMEOUT) as response:
-                if response.status == 200:
-                    return Health(True)
-                return Health(False, f"/health answered {response.status}")
-        except _BROKEN as error:
-            return Health(False, _words(error))
+            status, _ = await self._exchange("GET", "/health", b"", _CONTROL_SECONDS)
+        except EngineUnreachable as error:
+            return Health(False, error.reason)
+        return Health(True) if status == 200 else Health(False, f"/health answered {status}")
 
     async def adapters(self) -> frozenset[str]:
         body = await self._control("GET", "/v1/models")
@@ -144,24 +128,34 @@ class VLLMEngine:
         await self._control("POST", "/v1/unload_lora_adapter", {"lora_name": adapter_id})
 
     @property
-    def _client(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise EngineUnreachable(self.name, "not started")
-        return self._session
+    def _client(self) -> Wire:
+        if self._wire is None:
+            raise EngineUnreachable(self.name, "not started", connected=False)
+        return self._wire
 
     async def _control(self, method: str, path: str, payload: dict[str, str] | None = None) -> bytes:
-        data = None if payload is None else orjson.dumps(payload)
-        timeout = _LOAD_TIMEOUT if payload else _CONTROL_TIMEOUT
-        try:
-            async with self._client.request(
-                method, self.url + path, data=data, headers=self._headers, timeout=timeout
-            ) as response:
-                body = await response.read()
-        except _BROKEN as error:
-            raise unreachable(self.name, error) from error
-        if response.status != 200:
-            raise EngineRefused(self.name, response.status, error_message(body))
+        data = b"" if payload is None else orjson.dumps(payload)
+        status, body = await self._exchange(
+            method, path, data, _LOAD_SECONDS if payload else _CONTROL_SECONDS
+        )
+        if status != 200:
+            raise EngineRefused(self.name, status, error_message(body))
         return body
+
+    async def _exchange(self, method: str, path: str, data: bytes, seconds: float) -> tuple[int, bytes]:
+        """A whole answer within a time. Raises EngineUnreachable."""
+        answer = None
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await self._client.send(method, path, data)
+                return answer.status, await answer.read()
+        except WireError as error:
+            raise unreachable(self.name, error) from error
+        except TimeoutError as error:
+            raise EngineUnreachable(self.name, f"no answer within {seconds:.0f} s", timed_out=True) from error
+        finally:
+            if answer is not None:
+                answer.abort()
 
 
 def error_message(body: bytes) -> str:
@@ -178,15 +172,6 @@ def error_message(body: bytes) -> str:
     return str(parsed)
 
 
-def unreachable(engine: str, error: BaseException) -> EngineUnreachable:
-    """What a failure of the HTTP client says about the engine."""
-    return EngineUnreachable(
-        engine,
-        _words(error),
-        connected=not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError),
-        timed_out=isinstance(error, aiohttp.SocketTimeoutError),
-    )
-
-
-def _words(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+def unreachable(engine: str, error: WireError) -> EngineUnreachable:
+    """What a failed connection says about the engine."""
+    return EngineUnreachable(engine, str(error), connected=error.connected, timed_out=error.timed_out)
