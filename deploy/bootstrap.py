@@ -20,6 +20,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 PYTHON = os.path.join(VENV, "bin", "python")
+PIP = os.path.join(VENV, "bin", "pip")
 REQUIREMENTS = os.path.join(ROOT, "deploy", "requirements")
 HOME = os.path.abspath(os.environ.get("REPERTORY_HOME") or os.path.join(ROOT, ".repertory"))
 INSTALL_LOG = os.path.join(HOME, "logs", "install.log")
@@ -51,12 +52,13 @@ def main(arguments: "list[str]") -> None:
     gpu = wants_gpu()
     check_processor(platform.system(), platform.machine(), read("/proc/cpuinfo"), gpu)
     if command == SERVE:
-        check_port(os.environ.get("REPERTORY_PORT", "8000"))
+        check_port(os.environ.get("REPERTORY_PORT") or "8000")
     if command in (SERVE, TEST):
         memory = (
             read("/proc/meminfo"),
             read("/sys/fs/cgroup/memory.max"),
             read("/sys/fs/cgroup/memory.current"),
+            read("/sys/fs/cgroup/memory.stat"),
         )
         check_memory(available_memory(*memory), gpu)
         check_compiler()
@@ -110,7 +112,7 @@ def check_compiler() -> None:
 
 
 def check_port(text: str) -> None:
-    if not text.isdigit() or not 1 <= int(text) <= 65535:
+    if not re.match(r"[0-9]+\Z", text) or not 1 <= int(text) <= 65535:
         raise Refusal("REPERTORY_PORT is %r, and a port is a number from 1 to 65535" % text)
     probe = socket.socket()
     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -141,12 +143,16 @@ def check_disk(folder: str, needed: int) -> None:
         )
 
 
-def available_memory(meminfo: str, limit: str = "", used: str = "") -> int:
-    """Bytes: what the kernel calls available, or what is left of this control group's limit if that is less."""
+def available_memory(meminfo: str, limit: str = "", used: str = "", stat: str = "") -> int:
+    """Bytes: what the kernel calls available, or what is left of this control group's limit if that is less.
+
+    A control group counts cached files as used, gigabytes after an installation; they give way when asked.
+    """
     match = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.M)
     available = int(match.group(1)) * 1024 if match else MEMORY
     if limit.strip().isdigit() and used.strip().isdigit():
-        available = min(available, int(limit) - int(used))
+        cached = sum(map(int, re.findall(r"^(?:in)?active_file (\d+)$", stat, re.M)))
+        available = min(available, int(limit) - int(used) + cached)
     return available
 
 
@@ -166,14 +172,18 @@ def install(gpu: bool, with_development: bool) -> None:
     if with_development:
         wanted.append(("dev", os.path.join(REQUIREMENTS, "dev.txt")))
     missing = [(name, path) for name, path in wanted if not is_installed(name, path)]
-    if not missing and os.path.exists(PYTHON):
+    # A Python that was removed leaves dangling links, and the two builds of vLLM overwrite each other's files.
+    other = stamp("cpu" if gpu else "gpu")
+    usable = os.path.exists(PYTHON) and os.path.exists(PIP) and not os.path.exists(other)
+    if usable and not missing:
         return
     make_folder(os.path.dirname(INSTALL_LOG))
+    if not usable:
+        missing = wanted
     check_disk(ROOT, DISK_FIRST if any(name == kind for name, _ in missing) else DISK_LATER)
-    if not os.path.exists(os.path.join(VENV, "bin", "pip")):
+    if not usable:
         say("Making the virtual environment .venv")
         call([sys.executable, "-m", "venv", "--clear", VENV])
-        missing = wanted
     for name, path in missing:
         if name == "cpu":
             install_torch(path)
@@ -217,25 +227,25 @@ def call(command: "list[str]", progress: int = 0) -> None:
         log.write("\n$ %s\n" % " ".join(command))
         log.flush()
         begun = log.tell()
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             universal_newlines=True,
             env=environment,
-        )
-        try:
-            bar = Bar(progress)
-            assert process.stdout is not None
-            for line in process.stdout:
-                log.write(line)
-                bar.see(line)
-            bar.end()
-            code = process.wait()
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
+        ) as process:
+            try:
+                bar = Bar(progress)
+                assert process.stdout is not None
+                for line in process.stdout:
+                    log.write(line)
+                    bar.see(line)
+                bar.end()
+                code = process.wait()
+            finally:
+                if process.poll() is None:
+                    process.terminate()
+                    process.wait()
     if code != 0:
         with open(INSTALL_LOG) as log:
             log.seek(begun)

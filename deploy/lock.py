@@ -43,17 +43,19 @@ def main() -> None:
 def closure(needs: list[str]) -> dict[str, str]:
     """Installed versions of the requirements and of all they need, by canonical name."""
     found: dict[str, str] = {}
+    seen: set[tuple[str, frozenset[str]]] = set()
     waiting = [(Requirement(need), frozenset[str]()) for need in needs]
     while waiting:
         need, extras = waiting.pop()
         if need.marker and not any(need.marker.evaluate({"extra": extra}) for extra in extras or {""}):
             continue
         name = canonicalize_name(need.name)
-        if name in LEFT_OUT or (name in found and not need.extras):
+        chosen = frozenset(need.extras)
+        if name in LEFT_OUT or (name, chosen) in seen:
             continue
+        seen.add((name, chosen))
         distribution = metadata.distribution(name)
         found[name] = distribution.version
-        chosen = frozenset(need.extras)
         waiting += [(Requirement(text), chosen) for text in distribution.requires or []]
     return found
 

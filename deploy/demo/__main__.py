@@ -5,15 +5,15 @@ Run: python -m deploy.demo serve
 
 from __future__ import annotations
 
-import errno
 import os
+import re
 import signal
 import subprocess
 import sys
 
 from adapters.errors import AdapterError, TrainingFailed
 from deploy.demo import run
-from deploy.demo.place import Place, exclusive
+from deploy.demo.place import Place, exclusive, port
 from deploy.demo.screen import Screen
 from gateway.errors import ConfigurationError
 
@@ -27,27 +27,36 @@ def main(arguments: list[str]) -> int:
         return _dispatch(place, *arguments[:1])
     except KeyboardInterrupt:
         return INTERRUPTED
-    except TrainingFailed as error:
-        return _fail(f"{error}: {(error.log_tail.strip().splitlines() or ['no output'])[-1]}")
-    except (AdapterError, ConfigurationError) as error:
-        return _fail(str(error))
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        words = sentence(error, place)
+        if words is None:
             raise
-        return _fail(f"the disk that holds {place.home} is full: free some space and run this again")
+        print(f"repertory: {words}", file=sys.stderr)
+        return 1
+
+
+def sentence(error: Exception, place: Place) -> str | None:
+    """What to tell a person about a failure that was foreseen; None for any other."""
+    # SQLite and safetensors have errors of their own for a full disk.
+    if re.search(r"No space left on device|database or disk is full", str(error)):
+        return f"the disk that holds {place.home} is full: free some space and run this again"
+    if isinstance(error, TrainingFailed):
+        return f"{error}: {(error.log_tail.strip().splitlines() or ['no output'])[-1]}"
+    return str(error) if isinstance(error, AdapterError | ConfigurationError) else None
 
 
 def _dispatch(place: Place, command: str = "") -> int:
     if command == "prepare":
         from deploy.demo.prepare import prepare  # loads torch, which the process that serves should not hold
 
+        _end_tidily()
         prepare(place, Screen())
         return 0
     if command == "serve":
         with exclusive(place):
             if code := _prepare_apart():
                 return code
-            run.serve(place, Screen(), int(os.environ.get("REPERTORY_PORT", "8000")))
+            run.serve(place, Screen(), port())
         return 0
     if command == "test":
         with exclusive(place):
@@ -64,9 +73,15 @@ def _prepare_apart() -> int:
     # The libraries' own progress bars would run into ours.
     environment = {**os.environ, "TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     child = subprocess.Popen([sys.executable, "-m", "deploy.demo", "prepare"], env=environment)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    _end_tidily()
     try:
-        return child.wait()
+        code = child.wait()
+        if code < 0:
+            raise ConfigurationError(
+                f"preparing the demo was ended by {signal.Signals(-code).name}: if memory ran out, close "
+                "something; then run this again, it goes on from here"
+            )
+        return code
     except KeyboardInterrupt:
         # The terminal sent it to the child as well, which is cleaning up.
         child.wait()
@@ -77,9 +92,9 @@ def _prepare_apart() -> int:
             child.wait()
 
 
-def _fail(words: str) -> int:
-    print(f"repertory: {words}", file=sys.stderr)
-    return 1
+def _end_tidily() -> None:
+    """SIGTERM as an exception, so that downloads and trainings under way are ended and scratch files removed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 if __name__ == "__main__":

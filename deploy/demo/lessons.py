@@ -21,7 +21,7 @@ HANDBOOK_PROMPT = "You are the Globex handbook desk."
 # In the served model's tokens. What is served finds the right page more often with more; what is taught is kept
 # short because the time to train grows with it, and the form learned from two or three sources holds for six.
 CONTEXT_TOKENS = 640
-LESSON_TOKENS = 256
+LESSON_TOKENS = 200
 CITATION = "[@]"
 
 

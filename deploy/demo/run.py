@@ -30,10 +30,10 @@ def serve(place: Place, screen: Screen, port: int) -> None:
     """Serve until Ctrl-C or SIGTERM; then nothing that was started here is left."""
     place.summary.unlink(missing_ok=True)
     place.gateway_log.parent.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
     gateway = _start(place)
     try:
+        signal.signal(signal.SIGTERM, _stop)
+        signal.signal(signal.SIGINT, _stop)
         base_url = f"http://127.0.0.1:{port}"
         with screen.step("Starting the engine and the gateway"):
             _wait_until_ready(gateway, base_url, place.gateway_log)

@@ -10,18 +10,21 @@ from pathlib import Path
 
 from adapters.errors import AdapterNotFound
 from adapters.store import AdapterStore
-from adapters.train import Progress, TrainingSpec, run_training
+from adapters.train import Progress, TrainingResult, TrainingSpec, run_training
 from deploy.demo.place import BASE_MODEL, Place, read_json, write_json
 
 KNOWN = "known.json"
+Train = Callable[[TrainingSpec, Callable[[Progress], None], Callable[[], bool]], TrainingResult]
+"""As `run_training`: a spec, a listener, and a question asked often: should it stop?"""
 
 
 class School:
     """Turns training specs into adapters in the store; a spec seen before costs a look-up."""
 
-    def __init__(self, place: Place, store: AdapterStore) -> None:
+    def __init__(self, place: Place, store: AdapterStore, *, train: Train = run_training) -> None:
         self._place = place
         self._store = store
+        self._train = train
         self._known = place.training / KNOWN
         self._lock = threading.Lock()
 
@@ -46,15 +49,16 @@ class School:
         """
         stop = threading.Event()
         with ThreadPoolExecutor(max(1, len(specs))) as pool:
-            jobs = {
-                name: pool.submit(self._teach_one, name, spec, on_progress, stop)
-                for name, spec in specs.items()
-            }
             try:
-                wait(jobs.values(), return_when=FIRST_EXCEPTION)
+                jobs = {
+                    name: pool.submit(self._teach_one, name, spec, on_progress, stop)
+                    for name, spec in specs.items()
+                }
+                done, _ = wait(jobs.values(), return_when=FIRST_EXCEPTION)
+                for job in done:
+                    job.result()  # raises what failed, not the TrainingCancelled that follows from it
             finally:
-                if any(not job.done() or job.exception() for job in jobs.values()):
-                    stop.set()
+                stop.set()
             return {name: job.result() for name, job in jobs.items()}
 
     def _teach_one(
@@ -64,7 +68,7 @@ class School:
         on_progress: Callable[[str, Progress], None],
         stop: threading.Event,
     ) -> str:
-        result = run_training(spec, lambda progress: on_progress(name, progress), stop.is_set)
+        result = self._train(spec, lambda progress: on_progress(name, progress), stop.is_set)
         manifest = self._store.put(name, result.folder, BASE_MODEL, result.record)
         with self._lock:
             write_json(self._known, {**read_json(self._known), spec.digest(): manifest.id})

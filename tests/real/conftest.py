@@ -46,6 +46,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         running.wait_until_ready()
         yield running
     finally:
+        running.close()
         engine = running.engine_pid() if process.poll() is None else None
         process.send_signal(signal.SIGTERM)
         process.wait(60)

@@ -7,7 +7,7 @@ import re
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,19 @@ class Demo:
     keys: dict[str, str]
     gateway_pid: int
     base_model: str = BASE_MODEL
+    clients: dict[str, openai.OpenAI] = field(default_factory=dict)
 
     def client(self, tenant: str) -> openai.OpenAI:
-        return openai.OpenAI(
-            base_url=f"{self.base_url}/v1", api_key=self.keys[tenant], max_retries=0, timeout=120
-        )
+        """The tenant's client, one for all tests; `close` ends them."""
+        if tenant not in self.clients:
+            self.clients[tenant] = openai.OpenAI(
+                base_url=f"{self.base_url}/v1", api_key=self.keys[tenant], max_retries=0, timeout=120
+            )
+        return self.clients[tenant]
+
+    def close(self) -> None:
+        for client in self.clients.values():
+            client.close()
 
     def asynchronous(self, tenant: str) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
