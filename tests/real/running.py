@@ -90,6 +90,13 @@ def get(url: str) -> str:
         return text
 
 
+def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as response:
+        found: dict[str, Any] = json.load(response)
+    return found
+
+
 def sum_of(exposition: str, name: str, **labels: str) -> float:
     """The sum over the series of one metric, narrowed by labels."""
     wanted = [f'{label}="{value}"' for label, value in labels.items()]

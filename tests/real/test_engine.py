@@ -13,7 +13,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.real.running import Demo
+from tests.real.running import Demo, post
 
 STORY = [{"role": "user", "content": "Tell me a long story about a fox."}]
 
@@ -104,18 +104,20 @@ def test_tool_calls_pass_through(demo: Demo) -> None:
         "required": ["city"],
         "additionalProperties": False,
     }
-    tool = {"type": "function", "function": {"name": "get_weather", "parameters": parameters}}
-    answer = demo.client("acme").chat.completions.create(
-        model=demo.base_model,
-        messages=[{"role": "user", "content": "What is the weather in Porto?"}],
-        tools=[tool],
-        tool_choice={"type": "function", "function": {"name": "get_weather"}},
-        temperature=0,
-        max_tokens=40,
-    )
+    body = {
+        "messages": [{"role": "user", "content": "What is the weather in Porto?"}],
+        "tools": [{"type": "function", "function": {"name": "get_weather", "parameters": parameters}}],
+        "tool_choice": "required",
+        "temperature": 0,
+        "max_tokens": 100,
+    }
+    answer = demo.client("acme").chat.completions.create(model=demo.base_model, **body)
     call = answer.choices[0].message.tool_calls[0]
+    direct = post(f"{demo.engine_url()}/v1/chat/completions", {"model": demo.base_model, **body})
+    engines = direct["choices"][0]["message"]["tool_calls"][0]
     assert call.function.name == "get_weather"
-    assert json.loads(call.function.arguments)["city"] in {"Utrecht", "Porto"}
+    assert call.function.model_dump() == engines["function"]
+    assert answer.choices[0].finish_reason == direct["choices"][0]["finish_reason"]
 
 
 def test_completions_and_embeddings_work_too(demo: Demo) -> None:
