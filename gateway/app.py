@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
-import os
 import secrets
 import sys
 import time
@@ -17,7 +16,7 @@ from typing import Any
 
 import orjson
 import sqlalchemy as sa
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
@@ -89,24 +88,12 @@ def build(settings: Settings, *, engines: list[Engine] | None = None) -> Gateway
         ConfigurationError: something in the settings can't be.
     """
     refuse_foreign_packages(importlib.metadata.packages_distributions())
-    home = settings.home
-    pepper = (
-        os.environ.get("REPERTORY_SECRET") or secret.keep(home / "secret", secrets.token_urlsafe)
-    ).encode()
-    db = connect(settings.sql_url)
-    migrate(db)
-    tenants, releases, store = Tenants(db, pepper=pepper), Releases(db), AdapterStore(home / "adapters")
-    declare(settings, Declared(db, tenants, releases, Registry(db), store))
-    admin_key = os.environ.get("REPERTORY_ADMIN_KEY") or secret.keep(
-        home / "admin.key", lambda: auth.generate()[1]
-    )
-    tenants.ensure_key(None, "admin", admin_key, [Scope.ADMIN, Scope.MANAGE])
-
+    state = _open(settings)
     metrics = telemetry.Telemetry(log=telemetry.request_log(settings.log_requests))
-    catalog = Catalog(db, tenants, releases, store)
+    catalog = Catalog(state.db, state.tenants, state.releases, state.store)
     catalog.refresh()
     pool = EnginePool(
-        [engine_of(entry, home) for entry in settings.engines] if engines is None else engines,
+        [engine_of(entry, settings.home) for entry in settings.engines] if engines is None else engines,
         wanted=catalog.wanted,
         telemetry=metrics,
     )
@@ -117,13 +104,13 @@ def build(settings: Settings, *, engines: list[Engine] | None = None) -> Gateway
     settler = Settler(metrics, prices, clock)
     pipeline = Pipeline(
         catalog=catalog,
-        dispatcher=Dispatcher(pool, secret=pepper),
+        dispatcher=Dispatcher(pool, secret=state.secret),
         relay=Relay(settler, clock),
         settler=settler,
         counters={entry.base_model: RememberingCounter(_counter(entry)) for entry in settings.engines},
-        knowledge=open_knowledge(db, embedder, home, pepper)[0] if embedder else None,
+        knowledge=open_knowledge(state.db, embedder, settings.home, state.secret)[0] if embedder else None,
         executor=executor,
-        secret=pepper,
+        secret=state.secret,
         clock=clock,
         wall_clock=time.time,
     )
@@ -135,27 +122,65 @@ def build(settings: Settings, *, engines: list[Engine] | None = None) -> Gateway
         price=prices.get(embedder.name, FREE) if embedder else FREE,
         max_body_bytes=settings.server.max_body_bytes,
     )
+    direct = {
+        path: ModelEndpoint(endpoint, pipeline=pipeline, max_body_bytes=settings.server.max_body_bytes)
+        for endpoint, path in ENGINE_PATHS.items()
+    }
+    routers = [
+        models.router(pipeline, catalog, embedder.name if embedder else None),
+        embeddings.router(service),
+        ops.router(metrics, pool.unready),
+    ]
+    app = _application(direct, routers, metrics, _lifespan(pool, catalog, metrics, executor, state.db))
+    return Gateway(Edge(app, metrics, direct), pool, catalog, pipeline)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What outlives the process, opened."""
+
+    db: sa.Engine
+    secret: bytes
+    tenants: Tenants
+    releases: Releases
+    store: AdapterStore
+
+
+def _open(settings: Settings) -> _State:
+    """The database at its newest schema, with what the configuration declares and the administrator's key."""
+    home = settings.home
+    pepper = (settings.secret or secret.keep(home / "secret", secrets.token_urlsafe)).encode()
+    db = connect(settings.sql_url)
+    migrate(db)
+    state = _State(db, pepper, Tenants(db, pepper=pepper), Releases(db), AdapterStore(home / "adapters"))
+    declare(settings, Declared(db, state.tenants, state.releases, Registry(db), state.store))
+    admin_key = settings.admin_key or secret.keep(home / "admin.key", lambda: auth.generate()[1])
+    state.tenants.ensure_key(None, "admin", admin_key, [Scope.ADMIN, Scope.MANAGE])
+    return state
+
+
+def _application(
+    direct: Mapping[str, ModelEndpoint],
+    routers: list[APIRouter],
+    metrics: telemetry.Telemetry,
+    lifespan: Any,
+) -> FastAPI:
     app = FastAPI(
         title="Repertory",
         docs_url=None,
         redoc_url=None,
         version=__version__,
-        lifespan=_lifespan(pool, catalog, metrics, executor, db),
+        lifespan=lifespan,
         redirect_slashes=False,
     )
-    direct = {
-        path: ModelEndpoint(endpoint, pipeline=pipeline, max_body_bytes=settings.server.max_body_bytes)
-        for endpoint, path in ENGINE_PATHS.items()
-    }
     for path, handler in direct.items():
         app.router.routes.append(Route(path, handler, methods=["POST"]))
-    app.include_router(models.router(pipeline, catalog, embedder.name if embedder else None))
-    app.include_router(embeddings.router(service))
-    app.include_router(ops.router(metrics, pool.unready))
+    for router in routers:
+        app.include_router(router)
     # Raised on instead, they would meet Starlette's own 500 before they reach the edge.
     for kind in (ApiError, ClientLeft, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answering(metrics))
-    return Gateway(Edge(app, metrics, direct), pool, catalog, pipeline)
+    return app
 
 
 def engine_of(entry: EngineSettings, home: Path) -> Engine:

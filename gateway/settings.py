@@ -184,6 +184,14 @@ class Settings(_Settings):
 
     home: Path = Path(".repertory")
     database_url: str | None = Field(default=None, description="default: SQLite in home")
+    secret: str | None = Field(
+        default=None,
+        min_length=16,
+        description="keys the hashes; default: home/secret, made at the first start",
+    )
+    admin_key: str | None = Field(
+        default=None, description="default: home/admin.key, made at the first start"
+    )
     log_requests: bool = True
     server: ServerSettings = ServerSettings()
     engines: tuple[EngineSettings, ...] = Field(min_length=1)
@@ -220,7 +228,7 @@ def _refuse_twins(what: str, names: list[str]) -> None:
 
 
 def load(path: Path) -> Settings:
-    """Settings from a YAML file, with REPERTORY_HOME, REPERTORY_PORT and REPERTORY_DATABASE_URL on top.
+    """Settings from a YAML file, with REPERTORY_{HOME,PORT,DATABASE_URL,SECRET,ADMIN_KEY} on top.
 
     Raises:
         ConfigurationError: the file is absent, is not YAML, or says something wrong.
@@ -250,10 +258,9 @@ def parse(raw: dict[str, Any], *, source: str = "configuration") -> Settings:
 
 def _with_environment(raw: dict[str, Any]) -> dict[str, Any]:
     merged = dict(raw)
-    if home := os.environ.get("REPERTORY_HOME"):
-        merged["home"] = home
-    if url := os.environ.get("REPERTORY_DATABASE_URL"):
-        merged["database_url"] = url
+    for field in ("home", "database_url", "secret", "admin_key"):
+        if value := os.environ.get(f"REPERTORY_{field.upper()}"):
+            merged[field] = value
     if port := os.environ.get("REPERTORY_PORT"):
         server = merged.get("server") or {}
         merged["server"] = {**server, "port": port} if isinstance(server, dict) else server

@@ -102,7 +102,8 @@ class LocalEngine(VLLMEngine):
         super().__init__(
             name=spec.name,
             base_model=spec.base_model,
-            url="http://127.0.0.1",  # and a port, chosen at each start
+            # Without a port of its own it gets one at each start.
+            url=f"http://127.0.0.1:{spec.port}" if spec.port else "http://127.0.0.1",
             timeout_seconds=spec.timeout_seconds,
         )
         self._spec = spec

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,9 +163,7 @@ def prepare_handbook(home: Path, tenant: str = "globex") -> str:
     db = connect(f"sqlite:///{home.resolve() / 'repertory.db'}")
     try:
         migrate(db)
-        pepper = (
-            os.environ.get("REPERTORY_SECRET") or secret.keep(home / "secret", lambda: "pepper")
-        ).encode()
+        pepper = secret.keep(home / "secret", lambda: "pepper").encode()
         owner = Tenants(db, pepper=pepper).ensure(tenant)
         _, stores, files = open_knowledge(db, HashingEmbedder(), home, pepper)
         store_id = stores.create(owner.id, "handbook").id

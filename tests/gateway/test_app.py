@@ -19,7 +19,7 @@ from gateway.app import build, engine_of, refuse_foreign_packages
 from gateway.engines.local import LocalEngine, free_port
 from gateway.errors import ConfigurationError
 from gateway.policy import auth
-from gateway.settings import parse
+from gateway.settings import load, parse
 from tests.fakes.house import House
 from tests.fakes.serving import chat, eventually
 from tests.fakes.vllm import FakeVLLM
@@ -61,9 +61,7 @@ def test_engines_are_made_as_described(tmp_path: Path, tokenizer: str | None) ->
     assert made[2].url == "http://127.0.0.1:8123"
 
 
-def test_secrets_are_made_in_the_home_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("REPERTORY_SECRET", raising=False)
-    monkeypatch.delenv("REPERTORY_ADMIN_KEY", raising=False)
+def test_secrets_are_made_in_the_home_and_kept(tmp_path: Path) -> None:
     settings = parse(raw(tmp_path))
     build(settings)
     before = [(tmp_path / name).read_text() for name in ("secret", "admin.key")]
@@ -76,7 +74,9 @@ def test_secrets_may_come_from_the_environment(tmp_path: Path, monkeypatch: pyte
     public_id, key = auth.generate()
     monkeypatch.setenv("REPERTORY_SECRET", "from the environment")
     monkeypatch.setenv("REPERTORY_ADMIN_KEY", key)
-    gateway = build(parse(raw(tmp_path)))
+    config = tmp_path / "repertory.yaml"
+    config.write_text(json.dumps(raw(tmp_path), default=str))
+    gateway = build(load(config))
     assert public_id in gateway.catalog.snapshot.keys
     assert not (tmp_path / "secret").exists()
     assert not (tmp_path / "admin.key").exists()
