@@ -17,6 +17,7 @@ from adapters.store import AdapterStore
 from gateway.errors import ConfigurationError
 from gateway.policy.auth import Scope
 from gateway.settings import ModelSettings, Settings
+from gateway.tables import declared_releases
 from gateway.tenants import Tenants, bump
 
 _ATTEMPTS = 10
@@ -87,8 +88,24 @@ def _declare_model(entry: ModelSettings, tenant_id: str | None, to: Declared) ->
         else None,
         sampling=dict(entry.sampling),
     )
-    known = {release.id for release in to.releases.list_releases(model.id)}
     release = to.releases.create_release(model.id, spec)
-    generation = to.releases.get_traffic(model.id).generation
-    if release.id not in known or generation == 0:  # 0: whoever made the release got no further
-        to.releases.set_traffic(model.id, {release.id: 100}, generation)
+    if _last_declared(to.db, model.id) != release.id:
+        traffic = to.releases.get_traffic(model.id)
+        if traffic.splits != {release.id: 100}:
+            to.releases.set_traffic(model.id, {release.id: 100}, traffic.generation)
+        # Last, so that a start cut short here is finished by the next.
+        _remember(to.db, model.id, release.id)
+
+
+def _last_declared(db: sa.Engine, model_id: str) -> str | None:
+    query = sa.select(declared_releases.c.release_id).where(declared_releases.c.model_id == model_id)
+    with db.connect() as connection:
+        found: str | None = connection.execute(query).scalar()
+        return found
+
+
+def _remember(db: sa.Engine, model_id: str, release_id: str) -> None:
+    row = {"model_id": model_id, "release_id": release_id}
+    with db.begin() as connection:
+        connection.execute(sa.delete(declared_releases).where(declared_releases.c.model_id == model_id))
+        connection.execute(sa.insert(declared_releases).values(row))

@@ -58,3 +58,11 @@ catalog_version = Table(
     Column("id", Integer, primary_key=True),
     Column("version", BigInteger, nullable=False),
 )
+
+# What the configuration file last described for each model: traffic moves when that changes, and not otherwise.
+declared_releases = Table(
+    "declared_releases",
+    metadata,
+    Column("model_id", String(40), primary_key=True),
+    Column("release_id", String(40), nullable=False),
+)

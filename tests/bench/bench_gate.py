@@ -27,7 +27,7 @@ from retrieval.store_faiss import FaissBackend
 from retrieval.stores import Stores
 
 DEMO = Path(__file__).parents[2] / "deploy" / "demo"
-BUDGETS = (500, 800, 1200)
+BUDGETS = (320, 640, 1280)
 """Tokens of context, as the embedder counts them."""
 
 # Written for this file before any threshold was set; several name places that the handbook names too.

@@ -108,6 +108,14 @@ def test_traffic_that_an_operator_moved_stays_moved(to: Declared, apply: Callabl
     assert to.releases.get_traffic(found.id).splits == {first.id: 90, canary.id: 10}
 
 
+def test_a_description_taken_back_moves_the_traffic_back(to: Declared, apply: Callable[..., None]) -> None:
+    apply(model())
+    apply(model(sampling={"temperature": 0.5}))
+    apply(model())
+    first, _ = to.releases.list_releases(only_model(to).id)
+    assert to.releases.get_traffic(only_model(to).id).splits == {first.id: 100}
+
+
 def test_a_shared_model_belongs_to_no_tenant(to: Declared, apply: Callable[..., None]) -> None:
     apply(shared=(model(name="smol"),))
     assert only_model(to).tenant_id is None
