@@ -229,7 +229,7 @@ def cpu(sample: Sample) -> float:
 
 
 def verdicts(found: Overhead) -> list[Verdict]:
-    """The budgets of shared/design/performance.md, with the bare baseline's figures on its machine."""
+    """The project's budgets, with the bare baseline's figures on its machine."""
 
     def extra(
         case: Case, figure: Callable[[Sample], float], what: str, limit: float, bare: float | None

@@ -1,7 +1,7 @@
 """A vLLM server without a model, over real HTTP: its routes, its error bodies, its events, and its ways to fail.
 
 A token is a word; a chat message costs four tokens more, as a chat template would. Written from
-`shared/design/engine.md` (vLLM 0.32). Switches are plain attributes, read at each request.
+vLLM 0.32, as seen by running it. Switches are plain attributes, read at each request.
 """
 
 from __future__ import annotations
