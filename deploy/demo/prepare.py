@@ -111,7 +111,7 @@ def _adapters(place: Place, screen: Screen, knowledge: Knowledge, tenant: str) -
 
 
 def _spec(place: Place, name: str, examples: Path, prompt: str) -> TrainingSpec:
-    """Chosen for both to be done within five minutes on two cores: see the measurements in deploy/demo/README.md."""
+    """Chosen for both to be done within five minutes on two cores: each run's record.json tells its seconds."""
     return TrainingSpec(
         base_model=place.base_model,
         examples=examples,
